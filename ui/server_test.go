@@ -1,0 +1,161 @@
+package ui
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func sample() Status {
+	return Status{
+		Kit:      Kit{NodeID: "00112233445566778899aabbccddeeff", Number: 412, Name: "maple", Mission: "relief", SIP: "10.73.0.1:5060", JoinedMS: 1234},
+		Kits:     []Neighbour{{NodeID: "ffeeddccbbaa99887766554433221100", Number: 413, State: "stranger", Reason: "another mission"}},
+		Ring:     []string{"00112233445566778899aabbccddeeff"},
+		Handsets: []Handset{{Name: `<script>alert(1)</script>`, Number: "41201", Registered: true, Contact: "10.73.1.5:5060"}},
+		Calls:    []Call{{From: "41201", To: "41301", State: "answered", SetupMS: 42, Media: []Stream{{From: "41201", To: "41301", Packets: 50}}}},
+		Board:    Board{Kind: "simulated", State: "alone", LEDs: []LED{{Name: "LINK", Colour: "blue", Pattern: "off"}}},
+		Health:   []Check{{Name: "overlay", State: "warn", Cause: "no other kit", SinceS: 200}},
+		Counters: []Counter{{Name: "strangers refused", Value: 7}},
+	}
+}
+
+func get(t *testing.T, path string) (*http.Response, string) {
+	t.Helper()
+	s, err := New(sample, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Result(), w.Body.String()
+}
+
+func TestPageShowsEveryPart(t *testing.T) {
+	for _, path := range []string{"/", "/fragment"} {
+		r, body := get(t, path)
+		if r.StatusCode != http.StatusOK {
+			t.Fatalf("%s: status %d", path, r.StatusCode)
+		}
+		for _, want := range []string{"Kit 412", "relief", "no other kit", "3 min", "stranger: another mission", "41201", "50 packets", "strangers refused", "42.0 ms", "LINK"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s does not show %q", path, want)
+			}
+		}
+	}
+}
+
+// A name comes from whoever registers it: it must reach the page as text.
+func TestPageEscapesNames(t *testing.T) {
+	_, body := get(t, "/")
+	if strings.Contains(body, "<script>alert") {
+		t.Error("a handset's name is live markup on the page")
+	}
+	if !strings.Contains(body, "&lt;script&gt;") {
+		t.Error("the handset's name is missing from the page")
+	}
+}
+
+func TestHeadersKeepThePageToItself(t *testing.T) {
+	for _, path := range []string{"/", "/status.json", "/assets/page.js"} {
+		r, _ := get(t, path)
+		csp := r.Header.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("%s: policy %q lacks %s", path, csp, want)
+			}
+		}
+		if r.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: no nosniff", path)
+		}
+	}
+}
+
+func TestNothingLoadsFromOutside(t *testing.T) {
+	for _, path := range []string{"/", "/assets/page.css", "/assets/page.js"} {
+		_, body := get(t, path)
+		for _, bad := range []string{`src="http`, `href="http`, "url(http", "@import", "//cdn"} {
+			if strings.Contains(body, bad) {
+				t.Errorf("%s refers outside the kit: %s", path, bad)
+			}
+		}
+	}
+}
+
+func TestJSONIsTheSameStatus(t *testing.T) {
+	r, body := get(t, "/status.json")
+	if ct := r.Header.Get("Content-Type"); ct != "application/json" {
+		t.Errorf("content type %q", ct)
+	}
+	var got Status
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Kit != sample().Kit || got.Handsets[0] != sample().Handsets[0] || got.Health[0] != sample().Health[0] {
+		t.Errorf("JSON lost something: %+v", got)
+	}
+}
+
+func TestUnknownPathsAndMethods(t *testing.T) {
+	s, err := New(sample, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{http.MethodGet, "/etc/passwd", http.StatusNotFound},
+		{http.MethodGet, "/assets/../server.go", http.StatusTemporaryRedirect},
+		{http.MethodPost, "/", http.StatusMethodNotAllowed},
+		{http.MethodDelete, "/status.json", http.StatusMethodNotAllowed},
+	} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		if w.Code != c.want {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, w.Code, c.want)
+		}
+	}
+}
+
+func TestServeEndsWithItsContext(t *testing.T) {
+	s, err := New(sample, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	r, err := http.Get("http://" + ln.Addr().String() + "/status.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(r.Body); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Serve ended with %v", err)
+	}
+	if c, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		_ = c.Close()
+		t.Error("the listener outlived its context")
+	}
+}
+
+func TestAge(t *testing.T) {
+	for s, want := range map[float64]string{0: "0 s", 89.9: "89 s", 90: "1 min", 5399: "89 min", 7500: "2 h 5 min"} {
+		if got := Age(s); got != want {
+			t.Errorf("Age(%v) = %q, want %q", s, got, want)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package ui
+
+// Status is everything the page shows and the JSON carries, as one consistent picture. Ages are
+// seconds on the kit's own steady clock: a kit has no clock of day that anybody should believe.
+type Status struct {
+	Kit      Kit         `json:"kit"`
+	Kits     []Neighbour `json:"kits"`
+	Ring     []string    `json:"ring"` // Node-IDs in ring order, this kit's own among them
+	Handsets []Handset   `json:"handsets"`
+	Calls    []Call      `json:"calls"`
+	Board    Board       `json:"board"`
+	Health   []Check     `json:"health"`
+	Counters []Counter   `json:"counters"`
+}
+
+// Kit describes the kit that answers.
+type Kit struct {
+	NodeID     string  `json:"node_id"`
+	Number     int     `json:"number"` // 100 to 899
+	Name       string  `json:"name"`
+	Mission    string  `json:"mission"`
+	Overlay    string  `json:"overlay"`
+	Founded    bool    `json:"founded"` // the mission is this kit's own: it had none and serves its handsets alone
+	Version    string  `json:"version"`
+	UptimeS    float64 `json:"uptime_s"`
+	JoinedMS   float64 `json:"joined_ms"` // from process start until it first shared a ring with another kit; 0 while alone
+	RSSBytes   int64   `json:"rss_bytes"`
+	Goroutines int     `json:"goroutines"`
+	LinkBytes  uint64  `json:"link_bytes"` // overlay messages sent and received, framing included
+	SIP        string  `json:"sip"`        // where a handset registers, host:port
+}
+
+// Neighbour is another kit that was seen.
+type Neighbour struct {
+	NodeID     string   `json:"node_id"`
+	Number     int      `json:"number,omitempty"`
+	Name       string   `json:"name,omitempty"`
+	State      string   `json:"state"` // linked, seen, lost, stranger or refused
+	Reason     string   `json:"reason,omitempty"`
+	Addresses  []string `json:"addresses,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+	RTTMS      float64  `json:"rtt_ms,omitempty"`
+	SinceS     float64  `json:"since_s"` // how long it has been in this state
+}
+
+// Handset is one person with a handset known to this kit.
+type Handset struct {
+	Name       string  `json:"name"`
+	Number     string  `json:"number"`
+	Contact    string  `json:"contact"`
+	Transport  string  `json:"transport"`
+	ExpiresS   float64 `json:"expires_s"`
+	SinceS     float64 `json:"since_s"`
+	Registered bool    `json:"registered"`
+}
+
+// Call is one call that passes through this kit.
+type Call struct {
+	ID      string   `json:"id"`
+	From    string   `json:"from"`
+	To      string   `json:"to"`
+	State   string   `json:"state"`
+	SinceS  float64  `json:"since_s"`
+	SetupMS float64  `json:"setup_ms"` // INVITE to 2xx as this kit saw it
+	Media   []Stream `json:"media"`
+}
+
+// Stream is the media of one direction as this kit's relay saw it.
+type Stream struct {
+	From     string  `json:"from"`
+	To       string  `json:"to"`
+	Packets  uint64  `json:"packets"`
+	Bytes    uint64  `json:"bytes"`
+	Lost     uint64  `json:"lost"`
+	JitterMS float64 `json:"jitter_ms"`
+}
+
+// Board is what the lights show.
+type Board struct {
+	Kind  string `json:"kind"`  // gpio or simulated
+	State string `json:"state"` // in words, as the label on the box has it
+	LEDs  []LED  `json:"leds"`
+}
+
+// LED is one light: its colour, what it shows in words, and whether it is lit right now.
+type LED struct {
+	Name    string `json:"name"`
+	Colour  string `json:"colour"`
+	Pattern string `json:"pattern"`
+	Lit     bool   `json:"lit"`
+}
+
+// Check is one entry of the health tree.
+type Check struct {
+	Name   string  `json:"name"`
+	State  string  `json:"state"` // ok, warn or fault
+	Cause  string  `json:"cause,omitempty"`
+	SinceS float64 `json:"since_s"`
+}
+
+// Counter is one named count, such as refused strangers or dropped datagrams.
+type Counter struct {
+	Name  string `json:"name"`
+	Value uint64 `json:"value"`
+}
