@@ -1,0 +1,24 @@
+# The two commands: `make run` shows kits that find each other and connect phones; `make test` proves it.
+SHELL := /bin/bash
+
+.PHONY: run test build lint fuzz clean
+
+run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
+	@scripts/deps run
+	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit ./firmware/cmd/fieldkitd
+	@bin/fieldkit lab $(LAB)
+
+test: ## Everything: unit, goldens, simulation, the lab with real phones, the linters
+	@scripts/test
+
+build: ## fieldkitd for every board, without cgo, and the sizes
+	@scripts/build
+
+lint:
+	@scripts/lint
+
+fuzz: ## Each fuzz target for FUZZTIME (default 30s)
+	@scripts/fuzz
+
+clean:
+	rm -rf bin build
