@@ -1,0 +1,159 @@
+package wire
+
+// Certificate types (RFC 6091).
+const CertificateX509 uint8 = 0
+
+// Certificate is a GenericCertificate (RFC 6940 §6.3.4). Data is at most 65535 bytes: the DER form
+// when Type is CertificateX509.
+type Certificate struct {
+	Type uint8
+	Data []byte
+}
+
+// Hash and signature algorithms (TLS registries, RFC 6940 §6.3.4).
+const (
+	HashNone   uint8 = 0
+	HashSHA1   uint8 = 2
+	HashSHA256 uint8 = 4
+	SigAnon    uint8 = 0
+	SigRSA     uint8 = 1
+	SigECDSA   uint8 = 3
+)
+
+// IdentityType is the type of a SignerIdentity (RFC 6940 §6.3.4).
+type IdentityType uint8
+
+// Signer identity types.
+const (
+	IdentityCertHash       IdentityType = 1 // hash of the certificate
+	IdentityCertHashNodeID IdentityType = 2 // hash of Node-ID and certificate
+	IdentityNone           IdentityType = 3 // synthetic values of a Fetch only (RFC 6940 §7.4.2.2)
+)
+
+// SignerIdentity names the certificate that signed.
+type SignerIdentity struct {
+	Type    IdentityType
+	HashAlg uint8  // IdentityCertHash, IdentityCertHashNodeID
+	Hash    []byte // the same; at most 255 bytes
+	Raw     []byte // the data of types this code does not know
+}
+
+// AppendBinary appends the identity, as it stands in a Signature and ends the input of a signature.
+func (s SignerIdentity) AppendBinary(b []byte) ([]byte, error) {
+	w := writer{b: b}
+	w.signerIdentity(&s)
+	return w.end(b, "SignerIdentity")
+}
+
+func (r *reader) signerIdentity() SignerIdentity {
+	const what = "SignerIdentity"
+	s := SignerIdentity{Type: IdentityType(r.u8(what))}
+	v := r.vector(2, what)
+	if r.err != nil {
+		return SignerIdentity{}
+	}
+	switch s.Type {
+	case 0:
+		r.fail(what + " of type 0")
+	case IdentityCertHash, IdentityCertHashNodeID:
+		s.HashAlg = v.u8(what)
+		s.Hash = v.opaque(1, what)
+	case IdentityNone:
+	default:
+		s.Raw = v.take(uint64(len(v.b)), what)
+	}
+	r.join(&v, what)
+	return s
+}
+
+func (w *writer) signerIdentity(s *SignerIdentity) {
+	if s.Type == 0 {
+		w.fail("SignerIdentity without a type")
+	}
+	w.u8(uint8(s.Type))
+	at := w.open(2)
+	switch s.Type {
+	case IdentityCertHash, IdentityCertHashNodeID:
+		w.u8(s.HashAlg)
+		w.opaque(1, s.Hash, "certificate hash")
+	case IdentityNone:
+	default:
+		w.bytes(s.Raw)
+	}
+	w.close(at, 2, "SignerIdentity")
+}
+
+// Signature is RFC 6940 §6.3.4. Value is at most 65535 bytes.
+type Signature struct {
+	HashAlg  uint8
+	SigAlg   uint8
+	Identity SignerIdentity
+	Value    []byte
+}
+
+// NoSignature is the signature of a synthetic nonexistent value in the answer to a Fetch
+// (RFC 6940 §7.4.2.2).
+func NoSignature() Signature { return Signature{Identity: SignerIdentity{Type: IdentityNone}} }
+
+func (r *reader) signature() Signature {
+	return Signature{
+		HashAlg: r.u8("signature"), SigAlg: r.u8("signature"),
+		Identity: r.signerIdentity(), Value: r.opaque(2, "signature"),
+	}
+}
+
+func (w *writer) signature(s *Signature) {
+	w.u8(s.HashAlg)
+	w.u8(s.SigAlg)
+	w.signerIdentity(&s.Identity)
+	w.opaque(2, s.Value, "signature_value")
+}
+
+// SecurityBlock ends every message (RFC 6940 §6.3.4), and signs the configuration document (§11.1).
+type SecurityBlock struct {
+	Certificates []Certificate // at most MaxCertificates
+	Signature    Signature
+}
+
+// ParseSecurityBlock reads a security block that stands alone, as in a configuration document.
+func ParseSecurityBlock(b []byte) (SecurityBlock, error) {
+	var s SecurityBlock
+	r := reader{b: b}
+	r.securityBlock(&s)
+	return finish(&r, s, "SecurityBlock")
+}
+
+// AppendBinary appends the security block.
+func (s SecurityBlock) AppendBinary(b []byte) ([]byte, error) {
+	w := writer{b: b}
+	w.securityBlock(&s)
+	return w.end(b, "SecurityBlock")
+}
+
+func (r *reader) securityBlock(s *SecurityBlock) {
+	v := r.vector(2, "certificates")
+	for v.more() {
+		if len(s.Certificates) == MaxCertificates {
+			v.fail("too many certificates")
+			break
+		}
+		s.Certificates = append(s.Certificates, Certificate{
+			Type: v.u8("certificate"), Data: v.opaque(2, "certificate"),
+		})
+	}
+	r.join(&v, "certificates")
+	s.Signature = r.signature()
+}
+
+func (w *writer) securityBlock(s *SecurityBlock) {
+	if len(s.Certificates) > MaxCertificates {
+		w.fail("too many certificates")
+	}
+	at := w.open(2)
+	for i := range s.Certificates {
+		w.u8(s.Certificates[i].Type)
+		w.opaque(2, s.Certificates[i].Data, "certificate")
+	}
+	w.close(at, 2, "certificates")
+	w.signature(&s.Signature)
+}
