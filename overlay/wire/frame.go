@@ -17,9 +17,9 @@ const (
 	FrameAckLen       = 9 // of an ACK
 )
 
-// ErrFrameTooLarge is the failure of NextFrame on a message above the limit: the receiver answers with
-// Error_Message_Too_Large and closes the link (RFC 6940 §6.6).
-var ErrFrameTooLarge = errors.New("RELOAD frame with too large a message")
+// ErrTooLarge is the failure of NextFrame and of Reassembler.Add on a message above the limit. On a
+// frame, the receiver answers with Error_Message_Too_Large and closes the link (RFC 6940 §6.6).
+var ErrTooLarge = errors.New("RELOAD message above the size limit")
 
 // Frame is one framing unit of an overlay link (RFC 6940 §6.6.2).
 type Frame struct {
@@ -62,7 +62,7 @@ func ParseFrame(datagram []byte) (Frame, error) {
 
 // NextFrame reads the frame that a stream's received bytes begin with, and tells how many bytes it
 // took: 0 without an error when it is not whole yet. A message of more than maxMessage bytes is
-// ErrFrameTooLarge as soon as its length is seen, with Sequence set; anything that is no frame is
+// ErrTooLarge as soon as its length is seen, with Sequence set; anything that is no frame is
 // ErrMalformed. After an error the stream cannot be read on.
 func NextFrame(stream []byte, maxMessage int) (f Frame, size int, err error) {
 	if len(stream) == 0 {
@@ -77,7 +77,7 @@ func NextFrame(stream []byte, maxMessage int) (f Frame, size int, err error) {
 		f = Frame{Type: FrameData, Sequence: r.u32("sequence")}
 		n := int(r.uint(3, "message"))
 		if n > maxMessage {
-			return f, 0, fmt.Errorf("%w: %d bytes", ErrFrameTooLarge, n)
+			return f, 0, fmt.Errorf("%w: %d bytes", ErrTooLarge, n)
 		}
 		size = FrameDataOverhead + n
 	case FrameAck:
