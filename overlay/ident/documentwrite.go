@@ -1,0 +1,160 @@
+package ident
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"fieldkit/overlay/wire"
+)
+
+// NewDocument is a document for a field overlay with this project's values, to be changed and then signed:
+// timers for kits that meet in a field, not for the Internet; no TURN servers, because their addresses would be
+// private ones; a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). Signer and kind-signer is the
+// mission itself. It has no expiration, because no clock is trusted.
+func NewDocument(a *Authority) *Document {
+	d := defaults()
+	d.InstanceName, d.Sequence, d.NodeIDLength = a.overlay, 1, a.length
+	d.TurnDensity, d.InitialTTL = 0, 16
+	d.Chord = Chord{UpdateInterval: 30 * time.Second, PingInterval: 60 * time.Second, Reactive: true}
+	d.RootCerts = append(d.RootCerts, a.cert)
+	d.Signers = append(d.Signers, a.SignerNodeID())
+	d.KindSigners = append(d.KindSigners, a.SignerNodeID())
+	limits := map[wire.KindID][2]uint32{ // max-count, max-size
+		wire.KindSIPRegistration:   {16, 1024},
+		wire.KindCertificateByNode: {64, MaxCertificate},
+		wire.KindCertificateByUser: {16, MaxCertificate},
+	}
+	for _, k := range registered {
+		if l, ok := limits[k.ID]; ok {
+			k.MaxCount, k.MaxSize = l[0], l[1]
+			d.Kinds = append(d.Kinds, k)
+		}
+	}
+	return d
+}
+
+// Sign generates the document's bytes as s, which must be one of the configuration-signers and kind-signers in
+// force, and returns the document as whoever receives it will read it.
+func (d *Document) Sign(s *Signer) (*Document, error) {
+	w := &xmlWriter{}
+	w.line(0, `<?xml version="1.0" encoding="UTF-8"?>`)
+	w.line(0, `<overlay xmlns="`+nsBase+`" xmlns:chord="`+nsChord+`">`)
+	start := w.b.Len() + 2
+	w.configuration(d, s)
+	if w.err != nil {
+		return nil, w.err
+	}
+	end := w.b.Len() - 1 // the line end is not part of the blob
+	signature, err := signBlob(w.b.Bytes()[start:end], s)
+	if err != nil {
+		return nil, err
+	}
+	w.element(1, "signature", signature)
+	w.line(0, `</overlay>`)
+	return ParseDocument(w.b.Bytes(), d.InstanceName)
+}
+
+// xmlWriter writes the document by hand rather than by encoding/xml, because the bytes are what is signed.
+type xmlWriter struct {
+	b   bytes.Buffer
+	err error
+}
+
+func (w *xmlWriter) line(depth int, s string) {
+	for range depth {
+		w.b.WriteString("  ")
+	}
+	w.b.WriteString(s)
+	w.b.WriteByte('\n')
+}
+
+func escape(s string) string {
+	var b bytes.Buffer
+	_ = xml.EscapeText(&b, []byte(s)) // a bytes.Buffer does not fail
+	return b.String()
+}
+
+func (w *xmlWriter) element(depth int, name, value string) {
+	w.line(depth, "<"+name+">"+escape(value)+"</"+name+">")
+}
+
+func (w *xmlWriter) configuration(d *Document, s *Signer) {
+	attrs := fmt.Sprintf(`instance-name="%s" sequence="%d"`, escape(d.InstanceName), d.Sequence)
+	if !d.Expiration.IsZero() {
+		attrs += ` expiration="` + d.Expiration.UTC().Format(time.RFC3339) + `"`
+	}
+	w.line(1, "<configuration "+attrs+">")
+	w.element(2, "topology-plugin", d.TopologyPlugin)
+	w.element(2, "node-id-length", strconv.Itoa(d.NodeIDLength))
+	for _, c := range d.RootCerts {
+		w.element(2, "root-cert", base64.StdEncoding.EncodeToString(c.Raw))
+	}
+	for _, n := range d.Rest.BootstrapNodes {
+		w.line(2, fmt.Sprintf(`<bootstrap-node address="%s" port="%d"/>`, n.Addr(), n.Port()))
+	}
+	w.element(2, "turn-density", strconv.Itoa(int(d.TurnDensity)))
+	w.element(2, "clients-permitted", strconv.FormatBool(d.ClientsPermitted))
+	w.element(2, "no-ice", strconv.FormatBool(d.NoICE))
+	w.element(2, "max-message-size", strconv.Itoa(int(d.MaxMessageSize)))
+	w.element(2, "initial-ttl", strconv.Itoa(int(d.InitialTTL)))
+	if d.ReliabilityTimer != defaults().ReliabilityTimer {
+		// Only where it is needed: RFC 6940's text has the element, its grammar does not.
+		w.element(2, "overlay-reliability-timer", strconv.FormatInt(d.ReliabilityTimer.Milliseconds(), 10))
+	}
+	w.element(2, "chord:chord-update-interval", seconds(d.Chord.UpdateInterval))
+	w.element(2, "chord:chord-ping-interval", seconds(d.Chord.PingInterval))
+	w.element(2, "chord:chord-reactive", strconv.FormatBool(d.Chord.Reactive))
+	for _, p := range d.Rest.LinkProtocols {
+		w.element(2, "overlay-link-protocol", p)
+	}
+	for _, l := range []struct {
+		name string
+		ids  []wire.NodeID
+	}{{"configuration-signer", d.Signers}, {"kind-signer", d.KindSigners}, {"bad-node", d.BadNodes}} {
+		for _, id := range l.ids {
+			w.element(2, l.name, id.String())
+		}
+	}
+	if d.SelfSigned || d.Rest.SharedSecret || len(d.Rest.EnrollmentServers) > 0 || len(d.Rest.MandatoryExtensions) > 0 {
+		w.err = errors.Join(w.err, fmt.Errorf("%w: elements this implementation reads but does not write", ErrUnsupported))
+	}
+	w.line(2, "<required-kinds>")
+	for _, k := range d.Kinds {
+		w.kind(k, s)
+	}
+	w.line(2, "</required-kinds>")
+	w.line(1, "</configuration>")
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
+
+func (w *xmlWriter) kind(k Kind, s *Signer) {
+	w.line(3, "<kind-block>")
+	start := w.b.Len() + 8
+	if k.Name != "" {
+		w.line(4, `<kind name="`+escape(k.Name)+`">`)
+	} else {
+		w.line(4, fmt.Sprintf(`<kind id="%d">`, uint32(k.ID)))
+	}
+	for name, m := range models {
+		if m == k.Model {
+			w.element(5, "data-model", name)
+		}
+	}
+	w.element(5, "access-control", string(k.AccessControl))
+	if k.AccessControl == NodeMultiple {
+		w.element(5, "max-node-multiple", strconv.Itoa(int(k.MaxMultiple)))
+	}
+	w.element(5, "max-count", strconv.Itoa(int(k.MaxCount)))
+	w.element(5, "max-size", strconv.Itoa(int(k.MaxSize)))
+	w.line(4, "</kind>")
+	signature, err := signBlob(w.b.Bytes()[start:w.b.Len()-1], s)
+	w.err = errors.Join(w.err, err)
+	w.element(4, "kind-signature", signature)
+	w.line(3, "</kind-block>")
+}

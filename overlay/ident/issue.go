@@ -1,0 +1,309 @@
+package ident
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"time"
+
+	"fieldkit/overlay/wire"
+)
+
+// Every certificate is valid from a past that no kit's clock precedes to the end of time: a board without a
+// clock must be able to check it (RFC 5280 §4.1.2.5 gives 99991231235959Z for "no well-defined expiration").
+var (
+	notBefore = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+)
+
+// Authority is a mission's root: who holds it can let kits in and sign configuration documents.
+type Authority struct {
+	key     *ecdsa.PrivateKey
+	cert    *x509.Certificate
+	overlay string
+	length  int // of Node-IDs
+}
+
+// NewAuthority makes the root of a new mission for the overlay of that name, with Node-IDs of length bytes.
+func NewAuthority(overlay string, length int) (*Authority, error) {
+	if err := ValidateOverlayName(overlay); err != nil {
+		return nil, err
+	}
+	if err := validateLength(length); err != nil {
+		return nil, err
+	}
+	key, err := NewKey()
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: shorten(overlay, 64)}, // upper bound of RFC 5280 appendix A
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLen:            1,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("root certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("root certificate: %w", err)
+	}
+	return &Authority{key: key, cert: cert, overlay: overlay, length: length}, nil
+}
+
+func shorten(s string, n int) string { return s[:min(len(s), n)] }
+
+func validateLength(n int) error {
+	if n < wire.MinNodeIDLen || n > wire.MaxNodeIDLen {
+		return fmt.Errorf("node-id-length %d: want %d to %d", n, wire.MinNodeIDLen, wire.MaxNodeIDLen)
+	}
+	return nil
+}
+
+// LoadAuthority reads what CertificatePEM and KeyPEM wrote.
+func LoadAuthority(overlay string, length int, certPEM, keyPEM []byte) (*Authority, error) {
+	if err := ValidateOverlayName(overlay); err != nil {
+		return nil, err
+	}
+	if err := validateLength(length); err != nil {
+		return nil, err
+	}
+	cert, err := ParseCertificatePEM(certPEM)
+	if err != nil {
+		return nil, fmt.Errorf("root certificate: %w", err)
+	}
+	if err := checkRoot(cert); err != nil {
+		return nil, err
+	}
+	key, err := ParseKeyPEM(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("root key: %w", err)
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, errors.New("root key: not the key of the root certificate")
+	}
+	return &Authority{key: key, cert: cert, overlay: overlay, length: length}, nil
+}
+
+// Certificate is the root certificate.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
+// CertificatePEM is the root certificate.
+func (a *Authority) CertificatePEM() []byte { return encodeCertificate(a.cert.Raw) }
+
+// KeyPEM is the root's private key.
+func (a *Authority) KeyPEM() ([]byte, error) { return EncodeKeyPEM(a.key) }
+
+// NewIdentity makes a kit: a new key and a kit certificate for it.
+func (a *Authority) NewIdentity() (*Identity, error) {
+	key, err := NewKey()
+	if err != nil {
+		return nil, err
+	}
+	return a.Issue(key)
+}
+
+// Issue makes the kit certificate of key: an intermediate that may issue end certificates only (pathLen 0), and
+// by Trust's rules only for its own key. Its user name is the Node-ID at the overlay.
+func (a *Authority) Issue(key *ecdsa.PrivateKey) (*Identity, error) {
+	id, spki, err := nodeIDOfKey(key, a.length)
+	if err != nil {
+		return nil, err
+	}
+	der, err := issue(id, KitUser(id, a.overlay), a.overlay, true, a.cert, spki, key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("kit certificate: %w", err)
+	}
+	return newIdentity(key, der, a.overlay, a.length)
+}
+
+// KitUser is the user name of a kit itself.
+func KitUser(id wire.NodeID, overlay string) string { return id.String() + "@" + overlay }
+
+// Signer is the mission's own voice, the configuration-signer and kind-signer of its documents: an end
+// certificate for the root's key. Its Node-ID is that of the root key, so whoever holds the mission file can sign.
+func (a *Authority) Signer() (*Signer, error) {
+	id, spki, err := nodeIDOfKey(a.key, a.length)
+	if err != nil {
+		return nil, err
+	}
+	user := "mission@" + a.overlay
+	der, err := issue(id, user, a.overlay, false, a.cert, spki, a.key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("mission signer's certificate: %w", err)
+	}
+	return newSigner(a.key, id, user, der), nil
+}
+
+// SignerNodeID is the Node-ID that Signer signs with.
+func (a *Authority) SignerNodeID() wire.NodeID {
+	id, _, err := nodeIDOfKey(a.key, a.length)
+	if err != nil { // the key and the length were checked when a was made
+		panic(err)
+	}
+	return id
+}
+
+// issue makes a certificate as RFC 6940 §11.3 describes it: empty subject, and in the subjectAltName (critical,
+// because the subject is empty, RFC 5280 §4.2.1.6) one reload URI and one rfc822Name and nothing else.
+func issue(id wire.NodeID, user, overlay string, ca bool, parent *x509.Certificate, spki []byte, pub any, key *ecdsa.PrivateKey) ([]byte, error) {
+	if err := ValidateUser(user); err != nil {
+		return nil, err
+	}
+	uri, err := url.Parse(ReloadURI(id, overlay))
+	if err != nil {
+		return nil, fmt.Errorf("reload URI: %w", err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          serial,
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		URIs:                  []*url.URL{uri},
+		EmailAddresses:        []string{user},
+		BasicConstraintsValid: true,
+	}
+	if ca {
+		tmpl.KeyUsage |= x509.KeyUsageCertSign
+		tmpl.IsCA, tmpl.MaxPathLenZero = true, true
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
+	if err != nil {
+		return nil, err
+	}
+	// The one reader that matters is Trust: what it would refuse must not be issued.
+	c, err := parseCertificate(der, overlay, id.Len())
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(c.leaf().RawSubjectPublicKeyInfo, spki) {
+		return nil, errors.New("issued certificate is for another key")
+	}
+	return der, nil
+}
+
+func newSerial() (*big.Int, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("serial number: %w", err)
+	}
+	b[0] &= 0x7f
+	b[7] |= 1 // never zero (RFC 5280 §4.1.2.2)
+	return new(big.Int).SetBytes(b[:]), nil
+}
+
+// NewKey makes an ECDSA P-256 key.
+func NewKey() (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("key generation: %w", err)
+	}
+	return key, nil
+}
+
+func nodeIDOfKey(key *ecdsa.PrivateKey, length int) (wire.NodeID, []byte, error) {
+	if key.Curve != elliptic.P256() {
+		return wire.NodeID{}, nil, errors.New("key: not ECDSA P-256")
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return wire.NodeID{}, nil, fmt.Errorf("public key: %w", err)
+	}
+	id, err := nodeIDOf(spki, length)
+	return id, spki, err
+}
+
+const (
+	pemCertificate = "CERTIFICATE"
+	pemKey         = "PRIVATE KEY" // PKCS #8
+	maxPEM         = 64 << 10
+)
+
+// EncodeKeyPEM writes a private key as PKCS #8.
+func EncodeKeyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}), nil
+}
+
+// ParseKeyPEM reads one ECDSA P-256 private key.
+func ParseKeyPEM(b []byte) (*ecdsa.PrivateKey, error) {
+	blocks, err := pemBlocks(b, pemKey, 1)
+	if err != nil {
+		return nil, err
+	}
+	k, err := x509.ParsePKCS8PrivateKey(blocks[0])
+	if err != nil {
+		return nil, errors.New("private key: not PKCS #8") // the cause could quote key bytes
+	}
+	key, ok := k.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("private key: not ECDSA P-256")
+	}
+	return key, nil
+}
+
+// ParseCertificatePEM reads one certificate.
+func ParseCertificatePEM(b []byte) (*x509.Certificate, error) {
+	blocks, err := pemBlocks(b, pemCertificate, 1)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(blocks[0])
+}
+
+func encodeCertificate(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})
+}
+
+// pemBlocks reads 1 to limit blocks of one type and nothing else but white space.
+func pemBlocks(b []byte, kind string, limit int) ([][]byte, error) {
+	if len(b) > maxPEM {
+		return nil, fmt.Errorf("PEM of %d bytes: more than %d", len(b), maxPEM)
+	}
+	var out [][]byte
+	for len(bytes.TrimSpace(b)) > 0 {
+		block, rest := pem.Decode(b)
+		switch {
+		case block == nil:
+			return nil, errors.New("PEM: malformed")
+		case block.Type != kind:
+			return nil, fmt.Errorf("PEM block %q: want %q", block.Type, kind)
+		case len(out) == limit:
+			return nil, fmt.Errorf("PEM: more than %d blocks", limit)
+		}
+		out, b = append(out, block.Bytes), rest
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("PEM: no %q block", kind)
+	}
+	return out, nil
+}
+
+// oidSubjectAltName is id-ce-subjectAltName (RFC 5280 §4.2.1.6).
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
