@@ -40,7 +40,7 @@ var ErrClosed = errors.New("network namespace closed")
 func New(name string) (*Host, error) {
 	h := &Host{name: name, work: make(chan func()), done: make(chan struct{})}
 	ready := make(chan error)
-	go h.hold(ready)
+	go h.hold(ready, true)
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("network namespace %s: %w", name, err)
 	}
@@ -51,13 +51,27 @@ func New(name string) (*Host, error) {
 	return h, nil
 }
 
+// Current is the namespace that this process is in, to lay a cable to it. Interfaces made in it stay
+// until the far end of their cable goes.
+func Current(name string) (*Host, error) {
+	h := &Host{name: name, work: make(chan func()), done: make(chan struct{})}
+	ready := make(chan error)
+	go h.hold(ready, false)
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", name, err)
+	}
+	return h, nil
+}
+
 // hold owns the thread. The thread is never unlocked, so it ends with the goroutine: that is what
 // delivers the parent-death signal to the processes started in the namespace.
-func (h *Host) hold(ready chan<- error) {
+func (h *Host) hold(ready chan<- error, fresh bool) {
 	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		ready <- fmt.Errorf("unshare: %w", err)
-		return
+	if fresh {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			ready <- fmt.Errorf("unshare: %w", err)
+			return
+		}
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
