@@ -1,0 +1,183 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"fieldkit/firmware/mission"
+	"fieldkit/ui"
+)
+
+// Kit is one fieldkitd process. Status may be called from any goroutine; the rest belongs to the
+// owner of the Lab.
+type Kit struct {
+	Number  int
+	Index   int
+	Handset netip.Addr     // where handsets register, port 5060
+	Page    netip.AddrPort // the status page as handsets reach it
+
+	dir    string
+	log    *os.File
+	args   []string
+	daemon string
+	at     place
+	proc   *process
+	client *http.Client
+}
+
+// StartKit starts the next kit.
+func (l *Lab) StartKit(context.Context) (*Kit, error) {
+	if len(l.Kits) >= l.opts.Kits {
+		return nil, fmt.Errorf("kit %d: the lab has room for %d", len(l.Kits)+1, l.opts.Kits)
+	}
+	return l.startKit(l.mission)
+}
+
+// StartStranger starts the next kit with a mission of its own that nobody else has.
+func (l *Lab) StartStranger(context.Context) (*Kit, error) {
+	other, err := mission.New("stranger", mission.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return l.startKit(other)
+}
+
+func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
+	i := len(l.Kits)
+	at, err := l.world.kit(i)
+	if err != nil {
+		return nil, fmt.Errorf("place of kit %d: %w", i+1, err)
+	}
+	k := &Kit{
+		Number: kitNumber(i), Index: i, Handset: at.handset, Page: at.status,
+		dir: kitDir(l.dir, i), daemon: l.opts.Daemon, at: at,
+	}
+	socket := filepath.Join(k.dir, "status.sock")
+	k.client = &http.Client{
+		Timeout: 5 * time.Second,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", socket)
+			},
+		},
+	}
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of kit %d: %w", i+1, err)
+	}
+	config := filepath.Join(k.dir, "fieldkit.toml")
+	if err := os.WriteFile(config, []byte(k.config(l.neighbours(i))), 0o600); err != nil {
+		return nil, fmt.Errorf("configuration of kit %d: %w", i+1, err)
+	}
+	missionFile := filepath.Join(k.dir, "delivered.mission")
+	if err := m.Save(missionFile); err != nil {
+		return nil, fmt.Errorf("mission of kit %d: %w", i+1, err)
+	}
+	if k.log, err = os.OpenFile(filepath.Join(k.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return nil, fmt.Errorf("log of kit %d: %w", i+1, err)
+	}
+	k.args = []string{"--config", config, "--state", filepath.Join(k.dir, "state"), "--mission", missionFile, "--status-socket", socket}
+	l.Kits = append(l.Kits, k)
+	return k, k.Restart()
+}
+
+// neighbours are the bootstrap addresses that a kit is told where it cannot find them by mDNS.
+func (l *Lab) neighbours(self int) (r []string) {
+	for i := range l.opts.Kits {
+		if at, err := l.world.kit(i); err == nil && i != self && at.link.IsValid() {
+			r = append(r, netip.AddrPortFrom(at.link, at.port).String())
+		}
+	}
+	return r
+}
+
+func (k *Kit) config(neighbours []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "number = %d\n\n[board]\nkind = \"simulated\"\n\n[handset]\naddress = %q\nnetwork = %q\n", k.Number, k.at.handset, netip.PrefixFrom(k.at.handset, 16).Masked())
+	fmt.Fprintf(&b, "\n[link]\nport = %d\n", k.at.port)
+	if k.at.link.IsValid() {
+		fmt.Fprintf(&b, "addresses = [%q]\nneighbours = [\"%s\"]\n", k.at.link, strings.Join(neighbours, `", "`))
+	}
+	fmt.Fprintf(&b, "\n[status]\nlisten = %q\n", k.at.status)
+	return b.String()
+}
+
+func kitDir(lab string, i int) string { return filepath.Join(lab, fmt.Sprintf("kit%d", i+1)) }
+
+// Restart starts the kit's process again with the state it left behind.
+func (k *Kit) Restart() error {
+	if k.Running() {
+		return fmt.Errorf("kit %d runs already", k.Number)
+	}
+	cmd := exec.Command(k.daemon, k.args...)
+	cmd.Stdout, cmd.Stderr = k.log, k.log
+	p, err := launch(k.at, cmd)
+	k.proc = p
+	return err
+}
+
+// Running tells whether the kit's process lives.
+func (k *Kit) Running() bool { return k.proc != nil && k.proc.running() }
+
+// Kill ends the kit without a goodbye, as a dead battery does.
+func (k *Kit) Kill() {
+	_ = k.proc.cmd.Process.Kill()
+	<-k.proc.done
+}
+
+// Stop ends the kit in good order.
+func (k *Kit) Stop() error { return k.proc.end(killAfter) }
+
+func (k *Kit) terminate() {
+	if k.Running() {
+		_ = k.proc.cmd.Process.Signal(syscall.SIGTERM)
+	}
+}
+
+func (k *Kit) await() {
+	if k.proc != nil {
+		_ = k.proc.end(killAfter)
+	}
+	_ = k.log.Close()
+}
+
+// Do runs f, which makes sockets, on the kit's own host.
+func (k *Kit) Do(f func() error) error { return k.at.do(f) }
+
+// Status asks the kit how it is.
+func (k *Kit) Status(ctx context.Context) (ui.Status, error) {
+	var s ui.Status
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://kit/status.json", nil)
+	if err != nil {
+		return s, err
+	}
+	r, err := k.client.Do(req)
+	if err != nil {
+		return s, fmt.Errorf("status of kit %d: %w", k.Number, err)
+	}
+	defer r.Body.Close()
+	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 4<<20)).Decode(&s); err != nil {
+		return s, fmt.Errorf("status of kit %d: %w", k.Number, err)
+	}
+	return s, nil
+}
+
+// Log returns the last n bytes of what the kit's process said.
+func (k *Kit) Log(n int) string {
+	b, err := os.ReadFile(filepath.Join(k.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-n):])
+}
