@@ -1,0 +1,323 @@
+// Package config turns fieldkit.toml into a typed Config. Every value has a compiled default, the file may be
+// missing, an unknown key is an error that names it, and Config knows where each value came from, so that the
+// status page can say so. Constants of the RFCs are not here: what a mission decides is in its configuration
+// document, and what nobody decides is code.
+//
+// A Config is read only once Load returned it, and may then be used by any goroutine.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// ErrInvalid is a configuration file that cannot be used; the error names key and value.
+var ErrInvalid = errors.New("configuration")
+
+// Config is how one kit runs.
+type Config struct {
+	StateDir string   `toml:"state_dir"` // directory of the kit's persistent state
+	Mission  string   `toml:"mission"`   // mission file; it need not be there
+	Kit      Kit      `toml:"kit"`
+	Handset  Handset  `toml:"handset"`
+	Link     Link     `toml:"link"`
+	SIP      SIP      `toml:"sip"`
+	Media    Media    `toml:"media"`
+	Status   Status   `toml:"status"`
+	Board    Board    `toml:"board"`
+	Log      Log      `toml:"log"`
+	Lifetime Lifetime `toml:"lifetime"`
+
+	sources map[string]Source
+	path    string
+}
+
+// Kit is what people call the kit.
+type Kit struct {
+	Number int    `toml:"number"` // 100 to 899; 0 is made of the kit's key
+	Name   string `toml:"name"`   // "" is "Kit NUMBER"
+}
+
+// Handset is the network of the kit's handsets.
+type Handset struct {
+	Interface string       `toml:"interface"` // "" finds the one that has Address
+	Address   netip.Addr   `toml:"address"`   // the kit's on that network; the same at every kit
+	Network   netip.Prefix `toml:"network"`   // never used by the overlay
+}
+
+// Link is the way to other kits.
+type Link struct {
+	Interfaces []string `toml:"interfaces"` // allow-list; none is every interface but the handsets' and loopback
+	Port       uint16   `toml:"port"`       // UDP, of the overlay's bootstrap listener; 0 is any
+}
+
+// SIP is the registrar and proxy.
+type SIP struct {
+	Port uint16 `toml:"port"` // UDP and TCP on the handset address
+}
+
+// Media is the relay's port range, both ends included.
+type Media struct {
+	FirstPort uint16 `toml:"first_port"`
+	LastPort  uint16 `toml:"last_port"`
+	MaxCalls  int    `toml:"max_calls"`
+}
+
+// Status is the status page.
+type Status struct {
+	Listen string `toml:"listen"` // host:port or :port; "" is none
+}
+
+// Board is the LEDs and the button.
+type Board struct {
+	Simulated bool   `toml:"simulated"` // no hardware even where there is some
+	Green     string `toml:"green"`     // GPIO names, see `gpioinfo`; "" is none
+	Yellow    string `toml:"yellow"`
+	Red       string `toml:"red"`
+	Button    string `toml:"button"`
+}
+
+// Log is how much is written.
+type Log struct {
+	Level slog.Level `toml:"level"` // debug, info, warn or error
+}
+
+// Lifetime is how long things last without being renewed.
+type Lifetime struct {
+	Registration Duration `toml:"registration"` // most a handset's binding is granted (RFC 3261 §10.3)
+	Minimum      Duration `toml:"minimum"`      // least, else 423 (Interval Too Brief)
+	Publication  Duration `toml:"publication"`  // of what the kit stores in the overlay for a handset
+}
+
+// Duration is written "90s", "10m".
+type Duration struct{ time.Duration }
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(b []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(b))
+	return err
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Source is where a value came from.
+type Source string
+
+// Sources of values.
+const (
+	FromDefault Source = "default"
+	FromFile    Source = "file"
+	FromFlag    Source = "command line"
+)
+
+const maxFile = 64 << 10 // bytes
+
+// Default is a kit as it comes out of the box.
+func Default() *Config {
+	c := &Config{
+		StateDir: "/var/lib/fieldkit",
+		Mission:  "/etc/fieldkit/kit.mission",
+		Handset: Handset{
+			Address: netip.AddrFrom4([4]byte{10, 73, 0, 1}),
+			Network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 73, 0, 0}), 16),
+		},
+		Link:   Link{Port: 6084}, // RFC 6940 §14.2
+		SIP:    SIP{Port: 5060},
+		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 32},
+		Status: Status{Listen: ":80"},
+		// Lines that have one name on every board, see the board's manual.
+		Board:    Board{Green: "GPIO17", Yellow: "GPIO27", Red: "GPIO22", Button: "GPIO23"},
+		Lifetime: Lifetime{Registration: Duration{time.Hour}, Minimum: Duration{time.Minute}, Publication: Duration{10 * time.Minute}},
+		sources:  map[string]Source{},
+	}
+	return c
+}
+
+// Load reads the file at path over the defaults. A file that is not there is none; path "" asks for none.
+func Load(path string) (*Config, error) {
+	if path == "" {
+		return Default(), nil
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+	}
+	c, err := Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c.path = path
+	return c, nil
+}
+
+// Parse reads a configuration over the defaults.
+func Parse(b []byte) (*Config, error) {
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxFile)
+	}
+	c := Default()
+	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, explain(err))
+	}
+	given := map[string]any{}
+	if err := toml.Unmarshal(b, &given); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, explain(err))
+	}
+	mark(c.sources, "", given)
+	return c, c.Validate()
+}
+
+func mark(sources map[string]Source, prefix string, given map[string]any) {
+	for k, v := range given {
+		if table, ok := v.(map[string]any); ok {
+			mark(sources, prefix+k+".", table)
+			continue
+		}
+		sources[prefix+k] = FromFile
+	}
+}
+
+// explain makes one line that names the key out of what the TOML reader says.
+func explain(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		var keys []string
+		for _, e := range strict.Errors[:min(len(strict.Errors), 8)] {
+			line, _ := e.Position()
+			keys = append(keys, fmt.Sprintf("%q (line %d)", strings.Join(e.Key(), "."), line))
+		}
+		return fmt.Errorf("unknown key %s", strings.Join(keys, ", "))
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		line, column := bad.Position()
+		if key := strings.Join(bad.Key(), "."); key != "" {
+			return fmt.Errorf("key %q (line %d): %s", key, line, bad.Error())
+		}
+		return fmt.Errorf("line %d, column %d: %s", line, column, bad.Error())
+	}
+	return err
+}
+
+func invalid(key string, value any, want string) error {
+	return fmt.Errorf("%w: key %q: %v: want %s", ErrInvalid, key, value, want)
+}
+
+// Validate checks every value; all faults are told at once.
+func (c *Config) Validate() error {
+	var errs []error
+	want := func(ok bool, key string, value any, want string) {
+		if !ok {
+			errs = append(errs, invalid(key, value, want))
+		}
+	}
+	want(c.StateDir != "", "state_dir", c.StateDir, "a directory")
+	want(c.Kit.Number == 0 || c.Kit.Number >= 100 && c.Kit.Number <= 899, "kit.number", c.Kit.Number, "100 to 899, or 0 for one made of the key")
+	want(len(c.Kit.Name) <= 64 && strings.IndexFunc(c.Kit.Name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0, "kit.name", fmt.Sprintf("%q", c.Kit.Name), "at most 64 bytes, printable")
+	want(len(c.Handset.Interface) <= 15, "handset.interface", c.Handset.Interface, "an interface name of at most 15 bytes")
+	want(c.Handset.Address.Is4() || c.Handset.Address.Is6(), "handset.address", c.Handset.Address, "an IP address")
+	want(c.Handset.Network.IsValid() && c.Handset.Network == c.Handset.Network.Masked(), "handset.network", c.Handset.Network, "a network, host bits zero")
+	want(c.Handset.Network.Contains(c.Handset.Address), "handset.network", c.Handset.Network, fmt.Sprintf("the network of handset.address %v", c.Handset.Address))
+	for _, i := range c.Link.Interfaces {
+		want(i != "" && len(i) <= 15, "link.interfaces", fmt.Sprintf("%q", i), "interface names of 1 to 15 bytes")
+		want(i != c.Handset.Interface, "link.interfaces", fmt.Sprintf("%q", i), "not the handsets' interface: it has the same address on every kit")
+	}
+	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
+	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
+	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")
+	// Every call takes an RTP and an RTCP port for each of its two legs.
+	want(int(c.Media.LastPort)-int(c.Media.FirstPort)+1 >= 4*c.Media.MaxCalls, "media.last_port", c.Media.LastPort, fmt.Sprintf("room for %d calls of 4 ports", c.Media.MaxCalls))
+	want(c.SIP.Port < c.Media.FirstPort || c.SIP.Port > c.Media.LastPort, "sip.port", c.SIP.Port, "outside the media ports")
+	if c.Status.Listen != "" {
+		_, err := netip.ParseAddrPort(c.Status.Listen)
+		if rest, ok := strings.CutPrefix(c.Status.Listen, ":"); ok {
+			_, err = netip.ParseAddrPort("0.0.0.0:" + rest)
+		}
+		want(err == nil, "status.listen", fmt.Sprintf("%q", c.Status.Listen), "ADDRESS:PORT or :PORT")
+	}
+	pins := map[string]string{}
+	for _, p := range []struct{ key, pin string }{{"board.green", c.Board.Green}, {"board.yellow", c.Board.Yellow}, {"board.red", c.Board.Red}, {"board.button", c.Board.Button}} {
+		if other, twice := pins[p.pin]; twice && p.pin != "" {
+			want(false, p.key, p.pin, "another pin than "+other)
+		}
+		pins[p.pin] = p.key
+	}
+	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+	want(slices.Contains(levels, c.Log.Level), "log.level", c.Log.Level, "debug, info, warn or error")
+	l := c.Lifetime
+	want(l.Minimum.Duration >= time.Second, "lifetime.minimum", l.Minimum, "at least 1s")
+	want(l.Registration.Duration >= l.Minimum.Duration && l.Registration.Duration <= 24*time.Hour, "lifetime.registration", l.Registration, "lifetime.minimum to 24h")
+	want(l.Publication.Duration >= 10*time.Second && l.Publication.Duration <= 24*time.Hour, "lifetime.publication", l.Publication, "10s to 24h")
+	return errors.Join(errs...)
+}
+
+// Value is one setting and where it came from.
+type Value struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source Source `json:"source"`
+}
+
+// Values lists every setting in the order of the file.
+func (c *Config) Values() []Value {
+	var out []Value
+	c.walk("", reflect.ValueOf(c).Elem(), &out)
+	return out
+}
+
+func (c *Config) walk(prefix string, v reflect.Value, out *[]Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		tag := f.Tag.Get("toml")
+		if tag == "" {
+			continue
+		}
+		key := prefix + tag
+		if v.Field(i).Kind() == reflect.Struct && v.Field(i).NumField() > 0 && f.Type.Field(0).Tag.Get("toml") != "" {
+			c.walk(key+".", v.Field(i), out)
+			continue
+		}
+		*out = append(*out, Value{Key: key, Value: fmt.Sprint(v.Field(i).Interface()), Source: c.Source(key)})
+	}
+}
+
+// Source is where the value of a key such as "sip.port" came from.
+func (c *Config) Source(key string) Source {
+	if s, ok := c.sources[key]; ok {
+		return s
+	}
+	return FromDefault
+}
+
+// Override marks values that the command line set; call Validate afterwards.
+func (c *Config) Override(keys ...string) {
+	for _, k := range keys {
+		c.sources[k] = FromFlag
+	}
+}
+
+// Path is the file that was read, "" if none was.
+func (c *Config) Path() string { return c.path }

@@ -1,0 +1,271 @@
+package mission
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// NewCommand is `fieldkit mission new NAME`.
+type NewCommand struct {
+	Name    string `arg:"" help:"What people call the mission."`
+	Out     string `short:"o" help:"File to write; NAME.mission in the working directory if not given." placeholder:"FILE"`
+	Overlay string `help:"Overlay name; made of the mission's name if not given." placeholder:"DOMAIN"`
+	SSID    string `help:"Name of the handsets' Wi-Fi; the mission's name if not given."`
+	NoICE   bool   `name:"no-ice" help:"All kits are on one LAN: link them without ICE."`
+}
+
+// Write makes the mission and its file, and tells about it.
+func (c NewCommand) Write(w io.Writer) error {
+	m, err := New(c.Name, Options{Overlay: c.Overlay, SSID: c.SSID, NoICE: c.NoICE})
+	if err != nil {
+		return err
+	}
+	path := c.Out
+	if path == "" {
+		path = fileName(c.Name)
+	}
+	if err := m.Create(path); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, `Mission %q written to %s.
+
+  overlay     %s
+  Wi-Fi       %s
+  passphrase  %s
+
+The file lets kits into the mission: keep it as you would keep a key. Next:
+
+  fieldkit handset add NAME --mission %s
+`, m.Name, path, m.Overlay, m.WiFi.SSID, m.WiFi.Passphrase, quote(path))
+	return err
+}
+
+func fileName(name string) string {
+	clean := strings.Map(func(c rune) rune {
+		if c == '/' || c == '\\' || c == filepath.Separator || c == ':' {
+			return '-'
+		}
+		return c
+	}, name)
+	return strings.TrimLeft(clean, ".-") + ".mission"
+}
+
+func quote(s string) string {
+	if strings.ContainsAny(s, " '\"$&;()<>|*?`\\") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// ShowCommand is `fieldkit mission show FILE`. It shows no secret but the Wi-Fi passphrase, and that on request.
+type ShowCommand struct {
+	File    string `arg:"" help:"Mission file." type:"existingfile"`
+	Secrets bool   `help:"Show the Wi-Fi passphrase, too."`
+	JSON    bool   `name:"json" help:"One JSON document."`
+}
+
+type summary struct {
+	Name         string   `json:"name"`
+	Overlay      string   `json:"overlay"`
+	Founded      bool     `json:"founded"`
+	RootKey      bool     `json:"root_key"`
+	Sequence     uint16   `json:"sequence"`
+	DocumentHash string   `json:"document_hash"`
+	NoICE        bool     `json:"no_ice"`
+	BadNodes     []string `json:"bad_nodes"`
+	SSID         string   `json:"ssid"`
+	Passphrase   string   `json:"passphrase,omitempty"`
+	Handsets     int      `json:"handsets"`
+}
+
+// Write shows the mission.
+func (c ShowCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	d := m.Document()
+	s := summary{
+		Name: m.Name, Overlay: m.Overlay, Founded: m.Founded, RootKey: m.HasRootKey(), Sequence: d.Sequence,
+		DocumentHash: d.ShortHash(), NoICE: d.NoICE, BadNodes: []string{}, SSID: m.WiFi.SSID, Handsets: len(m.Handsets),
+	}
+	for _, id := range d.BadNodes {
+		s.BadNodes = append(s.BadNodes, id.String())
+	}
+	if c.Secrets {
+		s.Passphrase = m.WiFi.Passphrase
+	}
+	if c.JSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(s)
+	}
+	links := "DTLS over ICE"
+	if s.NoICE {
+		links = "DTLS without ICE"
+	}
+	root := "here: this file lets kits in"
+	if !s.RootKey {
+		root = "not here: this file lets no kit in"
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(k string, v any) { fmt.Fprintf(t, "%s\t%v\n", k, v) }
+	row("mission", s.Name)
+	row("overlay", s.Overlay)
+	row("founded by a lone kit", yesNo(s.Founded))
+	row("root key", root)
+	row("configuration", fmt.Sprintf("sequence %d, hash %s", s.Sequence, s.DocumentHash))
+	row("links", links)
+	row("revoked kits", len(s.BadNodes))
+	for _, id := range s.BadNodes {
+		row("", id)
+	}
+	row("Wi-Fi", s.SSID)
+	if c.Secrets {
+		row("passphrase", s.Passphrase)
+	}
+	row("handsets", s.Handsets)
+	return t.Flush()
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// HandsetAddCommand is `fieldkit handset add NAME`.
+type HandsetAddCommand struct {
+	Name    string `arg:"" help:"Whose handset it is."`
+	Mission string `short:"m" help:"Mission file; the only *.mission in the working directory if not given." placeholder:"FILE"`
+	Number  string `help:"Five digits; the lowest free one of the kit if not given."`
+	Kit     int    `help:"Kit that gives out the number, 100 to 899." default:"100"`
+	JSON    bool   `name:"json" help:"One JSON document."`
+}
+
+// Account is what has to be typed into a phone.
+type Account struct {
+	Name     string `json:"name"`
+	User     string `json:"user"`
+	Password string `json:"password"`
+	Domain   string `json:"domain"`
+	Server   string `json:"server"`
+}
+
+// Server is where a handset on a kit's Wi-Fi finds its kit: every kit answers to that name.
+const Server = "kit.home.arpa"
+
+// AccountOf is what the phone of h wants to know.
+func (m *Mission) AccountOf(h Handset) Account {
+	return Account{Name: h.Name, User: h.Number, Password: h.Password, Domain: m.Overlay, Server: Server}
+}
+
+// Write adds the account to the mission file and tells what to type into the phone.
+func (c HandsetAddCommand) Write(w io.Writer) error {
+	path, err := find(c.Mission)
+	if err != nil {
+		return err
+	}
+	m, err := Load(path)
+	if err != nil {
+		return err
+	}
+	var h Handset
+	if c.Number != "" {
+		h, err = m.AddNumber(c.Name, c.Number)
+	} else {
+		h, err = m.AddHandset(c.Name, c.Kit)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.Save(path); err != nil {
+		return err
+	}
+	a := m.AccountOf(h)
+	if c.JSON {
+		return json.NewEncoder(w).Encode(a)
+	}
+	_, err = fmt.Fprintf(w, `Handset %q added to %s. Type into the phone, on any kit's Wi-Fi (%s):
+
+  user      %s
+  password  %s
+  domain    %s
+  server    %s   (SIP, UDP or TCP, port 5060; where the phone has only one field, this one)
+
+Kits that run already learn of it when they start with the new file.
+`, a.Name, path, m.WiFi.SSID, a.User, a.Password, a.Domain, a.Server)
+	return err
+}
+
+// HandsetListCommand is `fieldkit handset list`. It shows no passwords unless asked to.
+type HandsetListCommand struct {
+	Mission string `short:"m" help:"Mission file; the only *.mission in the working directory if not given." placeholder:"FILE"`
+	Secrets bool   `help:"Show the passwords, too."`
+	JSON    bool   `name:"json" help:"One JSON document."`
+}
+
+// Write lists the accounts by number.
+func (c HandsetListCommand) Write(w io.Writer) error {
+	path, err := find(c.Mission)
+	if err != nil {
+		return err
+	}
+	m, err := Load(path)
+	if err != nil {
+		return err
+	}
+	list := slices.Clone(m.Handsets)
+	slices.SortFunc(list, func(a, b Handset) int { return strings.Compare(a.Number, b.Number) })
+	accounts := make([]Account, 0, len(list))
+	for _, h := range list {
+		a := m.AccountOf(h)
+		if !c.Secrets {
+			a.Password = ""
+		}
+		accounts = append(accounts, a)
+	}
+	if c.JSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(accounts)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "NUMBER\tNAME")
+	if c.Secrets {
+		fmt.Fprint(t, "\tPASSWORD")
+	}
+	fmt.Fprintln(t)
+	for _, a := range accounts {
+		fmt.Fprintf(t, "%s\t%s", a.User, a.Name)
+		if c.Secrets {
+			fmt.Fprintf(t, "\t%s", a.Password)
+		}
+		fmt.Fprintln(t)
+	}
+	return t.Flush()
+}
+
+// find is path, or the only mission file in the working directory.
+func find(path string) (string, error) {
+	if path != "" {
+		return path, nil
+	}
+	files, err := filepath.Glob("*.mission")
+	if err != nil {
+		return "", err
+	}
+	switch len(files) {
+	case 0:
+		return "", fmt.Errorf("no mission file here: make one with `fieldkit mission new NAME`, or name one with --mission")
+	case 1:
+		return files[0], nil
+	}
+	return "", fmt.Errorf("several mission files here (%s): name one with --mission", strings.Join(files, ", "))
+}

@@ -1,0 +1,333 @@
+// Package mission is the mission file: one TOML file that the operator makes once, from which every kit of the
+// mission is flashed, and that makes kits trust each other. It holds the overlay's root certificate and key, the
+// signed configuration document, the name and passphrase of the handsets' Wi-Fi, and the handset accounts.
+//
+// The package reads and writes that file strictly, makes a kit's identity from it on the kit's first start
+// (LoadOrCreateIdentity), and has the functions behind the operator's commands. It opens no socket and does not
+// know what a kit does with any of it. Everything here is called at start or from a command line; nothing is safe
+// for concurrent use, but a Mission that nobody changes may be read by all.
+package mission
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"fieldkit/overlay/ident"
+	"fieldkit/overlay/wire"
+)
+
+// ErrInvalid is a mission file that breaks a rule; the error names the key.
+var ErrInvalid = errors.New("mission file")
+
+// ErrNoRootKey is a mission without its root key where one is needed.
+var ErrNoRootKey = errors.New("mission without its root key")
+
+const (
+	version     = 1
+	domain      = ".mission.home.arpa" // RFC 8375: names for use inside, never asked of the Internet
+	maxFile     = 1 << 20              // bytes
+	MaxHandsets = 4096
+)
+
+// Mission is the mission file.
+type Mission struct {
+	Version  int       `toml:"version"`
+	Name     string    `toml:"name" comment:"What people call the mission."`
+	Overlay  string    `toml:"overlay" comment:"The overlay's name, and the domain of handset addresses."`
+	Founded  bool      `toml:"founded,omitempty" comment:"A kit without a mission founded this one for itself."`
+	WiFi     WiFi      `toml:"wifi"`
+	Root     Root      `toml:"root" comment:"Who has the key can let kits in. A kit does not keep it."`
+	Config   string    `toml:"configuration,multiline" comment:"The signed overlay configuration document (RFC 6940 §11.1). Do not change a byte of it."`
+	Handsets []Handset `toml:"handset,omitempty"`
+
+	document *ident.Document
+	trust    *ident.Trust
+}
+
+// WiFi is the handsets' network: one name at every kit, so that handsets roam.
+type WiFi struct {
+	SSID       string `toml:"ssid"`
+	Passphrase string `toml:"passphrase"`
+}
+
+// Root is the mission's certificate authority, in PEM.
+type Root struct {
+	Certificate string `toml:"certificate,multiline"`
+	Key         string `toml:"key,multiline,omitempty"`
+}
+
+// Handset is one handset account. The number is five digits: three of the kit that gave it out, two of its own;
+// it belongs to the person and works at any kit.
+type Handset struct {
+	Name     string `toml:"name"`
+	Number   string `toml:"number"`
+	Password string `toml:"password"`
+}
+
+// AOR is the account's address-of-record without "sip:" in the mission's overlay.
+func (m *Mission) AOR(h Handset) string { return h.Number + "@" + m.Overlay }
+
+// Options of New.
+type Options struct {
+	Overlay string // overlay name; "" makes one of the mission's name
+	SSID    string // "" is the mission's name
+	NoICE   bool   // every kit on one LAN: links without ICE
+	// Configure changes the configuration document before it is signed; may be nil.
+	Configure func(*ident.Document)
+}
+
+// New makes a mission: root, signed configuration document, Wi-Fi.
+func New(name string, opt Options) (*Mission, error) {
+	if err := validateText("name", name, 1, 64); err != nil {
+		return nil, err
+	}
+	if opt.Overlay == "" {
+		opt.Overlay = overlayName(name)
+	}
+	if opt.SSID == "" {
+		opt.SSID = ssid(name)
+	}
+	a, err := ident.NewAuthority(opt.Overlay, wire.MinNodeIDLen)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.KeyPEM()
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.Signer()
+	if err != nil {
+		return nil, err
+	}
+	d := ident.NewDocument(a)
+	d.NoICE = opt.NoICE
+	if opt.Configure != nil {
+		opt.Configure(d)
+	}
+	if d, err = d.Sign(s); err != nil {
+		return nil, err
+	}
+	m := &Mission{
+		Version: version, Name: name, Overlay: opt.Overlay,
+		WiFi:   WiFi{SSID: opt.SSID, Passphrase: passphrase()},
+		Root:   Root{Certificate: string(a.CertificatePEM()), Key: string(key)},
+		Config: string(d.Raw()),
+	}
+	return m, m.check()
+}
+
+// Found makes the mission of a lone kit that was given none: it serves its handsets by it, and nobody else has it.
+func Found() (*Mission, error) {
+	m, err := New("Kit "+strings.ToUpper(word()), Options{})
+	if err != nil {
+		return nil, err
+	}
+	m.Founded = true
+	return m, nil
+}
+
+// overlayName makes a DNS-legal name of whatever people call their mission.
+func overlayName(name string) string {
+	var b strings.Builder
+	for _, c := range strings.ToLower(name) {
+		switch {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			b.WriteRune(c)
+		case b.Len() > 0 && !strings.HasSuffix(b.String(), "-"):
+			b.WriteByte('-')
+		}
+	}
+	label := b.String()
+	label = strings.Trim(label[:min(len(label), 40)], "-")
+	if label == "" {
+		label = "field"
+	}
+	// Two missions of one name are different overlays, and their kits must not take each other for their own.
+	return label + "-" + word() + domain
+}
+
+// ssid is at most 32 bytes (IEEE 802.11 §9.4.2.2) and cut between characters.
+func ssid(name string) string {
+	for len(name) > 32 {
+		r := []rune(name)
+		name = string(r[:len(r)-1])
+	}
+	return strings.TrimSpace(name)
+}
+
+// Parse reads a mission file strictly: an unknown key is an error that names it.
+func Parse(b []byte) (*Mission, error) {
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrInvalid, len(b), maxFile)
+	}
+	m := new(Mission)
+	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	if err := dec.Decode(m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, explain(err))
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// explain makes one line that names the key out of what the TOML reader says. It never quotes the file: what
+// stands beside the fault may be a key.
+func explain(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		var keys []string
+		for _, e := range strict.Errors[:min(len(strict.Errors), 8)] {
+			line, _ := e.Position()
+			keys = append(keys, fmt.Sprintf("%q (line %d)", strings.Join(e.Key(), "."), line))
+		}
+		return fmt.Errorf("unknown key %s", strings.Join(keys, ", "))
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		line, column := bad.Position()
+		if key := strings.Join(bad.Key(), "."); key != "" {
+			return fmt.Errorf("key %q (line %d): %s", key, line, bad.Error())
+		}
+		return fmt.Errorf("line %d, column %d: %s", line, column, bad.Error())
+	}
+	return err
+}
+
+// Marshal writes the mission as Parse reads it.
+func (m *Mission) Marshal() ([]byte, error) {
+	b, err := toml.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrInvalid, len(b), maxFile)
+	}
+	return b, nil
+}
+
+func invalid(key, format string, a ...any) error {
+	return fmt.Errorf("%w: key %q: %s", ErrInvalid, key, fmt.Sprintf(format, a...))
+}
+
+// check validates everything and prepares document and trust.
+func (m *Mission) check() error {
+	if m.Version != version {
+		return invalid("version", "%d: want %d", m.Version, version)
+	}
+	if err := validateText("name", m.Name, 1, 64); err != nil {
+		return err
+	}
+	if err := ident.ValidateOverlayName(m.Overlay); err != nil {
+		return invalid("overlay", "%v", err)
+	}
+	if err := validateText("wifi.ssid", m.WiFi.SSID, 1, 32); err != nil {
+		return err
+	}
+	if n := len(m.WiFi.Passphrase); n < 8 || n > 63 || strings.Trim(m.WiFi.Passphrase, printable) != "" {
+		return invalid("wifi.passphrase", "want 8 to 63 printable ASCII characters") // WPA's rule; the value is a secret
+	}
+	d, err := ident.ParseDocument([]byte(m.Config), m.Overlay)
+	if err != nil {
+		return invalid("configuration", "%v", err)
+	}
+	if err := d.Supported(); err != nil {
+		return invalid("configuration", "%v", err)
+	}
+	t, err := ident.TrustFor(d)
+	if err != nil {
+		return invalid("configuration", "%v", err)
+	}
+	// The clock cannot matter: certificates are valid from before its floor to the end of time.
+	if err := d.Verify(d, t, time.Time{}); err != nil {
+		return invalid("configuration", "%v", err)
+	}
+	root, err := ident.ParseCertificatePEM([]byte(m.Root.Certificate))
+	if err != nil {
+		return invalid("root.certificate", "%v", err)
+	}
+	if !slices.ContainsFunc(d.RootCerts, root.Equal) {
+		return invalid("root.certificate", "not a root-cert of the configuration")
+	}
+	m.document, m.trust = d, t
+	if m.Root.Key != "" {
+		if _, err := m.Authority(); err != nil {
+			return invalid("root.key", "%v", err)
+		}
+	}
+	return m.checkHandsets()
+}
+
+func (m *Mission) checkHandsets() error {
+	if len(m.Handsets) > MaxHandsets {
+		return invalid("handset", "%d accounts, more than %d", len(m.Handsets), MaxHandsets)
+	}
+	names, numbers := map[string]bool{}, map[string]bool{}
+	for i, h := range m.Handsets {
+		key := fmt.Sprintf("handset[%d]", i)
+		if err := validateText(key+".name", h.Name, 1, maxName); err != nil {
+			return err
+		}
+		if _, err := ParseNumber(h.Number); err != nil {
+			return invalid(key+".number", "%v", err)
+		}
+		if n := len(h.Password); n < 8 || n > 128 || strings.Trim(h.Password, printable) != "" {
+			return invalid(key+".password", "want 8 to 128 printable ASCII characters")
+		}
+		if names[fold(h.Name)] {
+			return invalid(key+".name", "%q: twice", h.Name)
+		}
+		if numbers[h.Number] {
+			return invalid(key+".number", "%q: twice", h.Number)
+		}
+		names[fold(h.Name)], numbers[h.Number] = true, true
+	}
+	return nil
+}
+
+// Document is the configuration document.
+func (m *Mission) Document() *ident.Document { return m.document }
+
+// Trust believes the kits of this mission.
+func (m *Mission) Trust() *ident.Trust { return m.trust }
+
+// HasRootKey reports whether kits can be let in with this copy.
+func (m *Mission) HasRootKey() bool { return m.Root.Key != "" }
+
+// Authority is the mission's root; ErrNoRootKey where the copy has none.
+func (m *Mission) Authority() (*ident.Authority, error) {
+	if m.Root.Key == "" {
+		return nil, ErrNoRootKey
+	}
+	return ident.LoadAuthority(m.Overlay, m.document.NodeIDLength, []byte(m.Root.Certificate), []byte(m.Root.Key))
+}
+
+// WithoutRootKey is the copy that a kit keeps.
+func (m *Mission) WithoutRootKey() *Mission {
+	c := *m
+	c.Root.Key = ""
+	c.Handsets = slices.Clone(m.Handsets)
+	return &c
+}
+
+// Same reports that two files are of one mission: the same root.
+func (m *Mission) Same(o *Mission) bool {
+	return m.Overlay == o.Overlay && strings.TrimSpace(m.Root.Certificate) == strings.TrimSpace(o.Root.Certificate)
+}
+
+// adopt takes over what a newer file of the same mission says. The configuration document with the higher
+// sequence wins, wherever it came from: a kit may have learnt a newer one from its neighbours.
+func (m *Mission) adopt(o *Mission) *Mission {
+	c := o.WithoutRootKey()
+	c.Founded = m.Founded && o.Founded
+	if ident.CompareSequence(m.document.Sequence, o.document.Sequence) > 0 {
+		c.Config, c.document, c.trust = m.Config, m.document, m.trust
+	}
+	return c
+}
