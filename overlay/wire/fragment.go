@@ -37,19 +37,20 @@ func Fragment(encoded []byte, mtu int) ([][]byte, error) {
 	if room < minFragmentBody {
 		return whole, nil
 	}
-	n := (len(body) + room - 1) / room
-	if len(body)/n < minFragmentBody {
+	total := len(body)
+	n := (total + room - 1) / room
+	if total/n < minFragmentBody {
 		return whole, nil
 	}
 	offset, last := int(h.Offset()), h.LastFragment()
-	if offset+len(body) > int(fragmentOffset)+1 {
+	if offset+total > int(fragmentOffset)+1 {
 		return nil, fmt.Errorf("%w: message beyond the offsets of fragments", ErrMalformed)
 	}
-	buf := make([]byte, 0, n*headerLen+len(body))
+	buf := make([]byte, 0, n*headerLen+total)
 	parts := make([][]byte, 0, n)
 	for i := range n {
-		size := len(body) / n
-		if i < len(body)%n {
+		size := total / n
+		if i < total%n {
 			size++
 		}
 		h.Fragment = fragmentSet | uint32(offset)
