@@ -65,6 +65,7 @@ const (
 	// An Attach takes a request lifetime, then ICE, then DTLS.
 	attachTimeout = 45 * time.Second
 	joinTimeout   = 10 * time.Second
+	admitTimeout  = time.Second            // from the JoinAns to the Admitting Peer's Update
 	coalesce      = 100 * time.Millisecond // between reactive Updates to everyone
 	yieldDelay    = 300 * time.Millisecond // the larger Node-ID lets the smaller one begin
 	memberDelay   = 2 * time.Second        // members let newcomers begin, so that they can join
@@ -135,6 +136,8 @@ type join struct {
 	ap    wire.NodeID // Admitting Peer
 	until time.Time
 	sent  bool
+	// answered: the JoinAns is here
+	answered bool
 }
 
 // New makes the state of peer self, a ring of one. It panics without cfg.Rand.

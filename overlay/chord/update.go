@@ -58,10 +58,10 @@ func (s *State) endJoin() {
 }
 
 func (s *State) joinAnswered(from wire.NodeID) {
-	// The Join is complete with the Update that follows; see updateReceived. Until then the
-	// timeout runs.
+	// The Join is complete with the Update that follows; see updateReceived. It is on its way.
 	if s.phase == Joining && from == s.join.ap && s.join.sent {
-		s.join.until = s.now.Add(joinTimeout)
+		s.join.answered = true
+		s.join.until = s.now.Add(admitTimeout)
 	}
 }
 
@@ -122,8 +122,10 @@ func (s *State) updateReceived(from wire.NodeID, u wire.ChordUpdate) {
 	switch {
 	case s.phase == Alone:
 		s.becomeMember()
-	case s.phase == Joining && from == s.join.ap && s.join.sent && slices.Contains(u.Predecessors, s.self):
-		// "At this point, JN is part of the ring and is responsible for a section of the overlay."
+	case s.phase == Joining && from == s.join.ap && (s.join.answered || s.join.sent && slices.Contains(u.Predecessors, s.self)):
+		// "AP MUST send JN an Update explicitly labeling JN as its predecessor. At this point, JN is part
+		// of the ring". If others got in between in the meantime, this peer is not among the nearest
+		// predecessors any more, and part of the ring all the same.
 		s.becomeMember()
 	}
 	if s.phase == Member && !c.ring.told {
