@@ -111,7 +111,7 @@ func (s *station) announce(ctx context.Context) {
 			continue
 		}
 		retry = minRetry
-		confine(server)
+		confine(server, s.ifc.Index)
 		s.tellState(ctx, func(st *InterfaceState) { st.Announcing, st.Error = true, "" })
 		born := time.Now()
 		select {
@@ -177,7 +177,7 @@ func (s *station) cycle(ctx context.Context, length time.Duration) (kicked bool,
 	if err != nil {
 		return false, err
 	}
-	confine(resolver)
+	confine(resolver, s.ifc.Index)
 	cctx, stop := context.WithTimeout(ctx, length)
 	defer stop()
 	ends := time.Now().Add(length)
