@@ -1,0 +1,215 @@
+package node
+
+import (
+	"time"
+
+	"fieldkit/overlay/ident"
+	"fieldkit/overlay/wire"
+)
+
+// request is a verified request of another node, or of this one. peer is nil only for what refuse
+// answers unverified.
+type request struct {
+	*wire.Message
+	from *link // nil: this node's own
+	peer *ident.Peer
+	body body
+}
+
+// direct reports whether the request came by a channel bound to the Node-ID that signed it.
+func (r *request) direct() bool { return r.from != nil && r.from.peer == r.peer.NodeID }
+
+// answers remembers what was answered for the maximum request lifetime: "Receiving nodes MUST generate
+// semantically equivalent responses to retransmissions of the same request (this can be determined by the
+// transaction ID) if the request is received within the maximum request lifetime (15 seconds)"
+// (RFC 6940 §6.2.1). At the limit the oldest is forgotten. Only requests that change something are kept;
+// the others are processed again.
+type answers struct {
+	known map[answerKey]*answered
+	order []*answered // by time
+	bytes int
+}
+
+type answerKey struct {
+	id   uint64
+	from wire.NodeID
+}
+
+type answered struct {
+	key  answerKey
+	at   time.Time
+	msg  *wire.Message // nil while the request is being processed
+	size int
+}
+
+func (s *answers) forget(now time.Time) {
+	for len(s.order) > 0 {
+		e := s.order[0]
+		if now.Sub(e.at) < requestLifetime && len(s.order) <= maxAnswers && s.bytes <= maxAnswerBytes {
+			return
+		}
+		s.order[0] = nil
+		s.order = s.order[1:]
+		s.bytes -= e.size
+		if s.known[e.key] == e {
+			delete(s.known, e.key)
+		}
+	}
+}
+
+// seen finds what was answered to r, or notes that r is being processed.
+func (s *answers) seen(r *request, now time.Time) *answered {
+	s.forget(now)
+	k := answerKey{r.TransactionID, r.peer.NodeID}
+	if e := s.known[k]; e != nil {
+		return e
+	}
+	if s.known == nil {
+		s.known = make(map[answerKey]*answered)
+	}
+	e := &answered{key: k, at: now}
+	s.known[k] = e
+	s.order = append(s.order, e)
+	return nil
+}
+
+// keep notes the answer to r.
+func (s *answers) keep(r *request, m *wire.Message, now time.Time) {
+	if r.peer == nil {
+		return
+	}
+	if e := s.known[answerKey{r.TransactionID, r.peer.NodeID}]; e != nil && e.msg == nil {
+		e.msg, e.size = m, len(m.Body)+256
+		s.bytes += e.size
+		s.forget(now)
+	}
+}
+
+// drop forgets that r was being processed.
+func (s *answers) drop(r *request) {
+	if r.peer == nil {
+		return
+	}
+	k := answerKey{r.TransactionID, r.peer.NodeID}
+	if e := s.known[k]; e != nil && e.msg == nil {
+		delete(s.known, k)
+	}
+}
+
+// repeatable reports whether a request may simply be processed again.
+func repeatable(c wire.MessageCode) bool {
+	switch c {
+	case wire.PingReq, wire.ProbeReq, wire.FetchReq, wire.StatReq, wire.FindReq, wire.RouteQueryReq:
+		return true
+	}
+	return false
+}
+
+// answer sends a response along the way the request came: "the Destination List [is constructed] by
+// reversing the order of the entries on the Via List" (RFC 6940 §6.2.2), and before that the node it came
+// from (§6.1.2).
+func (l *loop) answer(r *request, code wire.MessageCode, b []byte, certs []wire.Certificate) {
+	m := &wire.Message{
+		Header: wire.Header{
+			Overlay: l.n.params.overlay, ConfigSequence: l.n.params.sequence, Version: wire.Version,
+			TTL: l.n.params.initialTTL, Fragment: wire.Unfragmented, TransactionID: r.TransactionID,
+			Dest: l.wayBack(r),
+		},
+		Code: code, Body: b,
+	}
+	for _, o := range r.Options {
+		if o.Flags&wire.ResponseCopy != 0 {
+			// "any node generating a response MUST copy the option from the request to the response
+			// except that the RESPONSE_COPY, FORWARD_CRITICAL, and DESTINATION_CRITICAL flags MUST be
+			// cleared" (§6.3.2.3)
+			o.Flags &^= wire.ResponseCopy | wire.ForwardCritical | wire.DestinationCritical
+			m.Options = append(m.Options, o)
+		}
+	}
+	if !l.work(func() func(*loop) {
+		err := l.n.sign(m, nil, certs)
+		return func(l *loop) { l.respond(r, m, err) }
+	}) {
+		l.ans.drop(r) // its retransmission is processed anew
+	}
+}
+
+func (l *loop) wayBack(r *request) []wire.Destination {
+	if r.from == nil {
+		return []wire.Destination{wire.ToNode(l.id())}
+	}
+	dest := make([]wire.Destination, 0, len(r.Via)+1)
+	dest = append(dest, wire.ToNode(r.from.peer))
+	for i := len(r.Via) - 1; i >= 0; i-- {
+		dest = append(dest, r.Via[i])
+	}
+	return dest
+}
+
+// respond sends a signed answer, if it is not larger than the overlay or the requester allows: "responding
+// peers MUST check that any response would not exceed it" (RFC 6940 §6.3.2, where the error is named
+// Error_Incompatible_with_Overlay; §6.3.3.1 defines Error_Response_Too_Large for it).
+func (l *loop) respond(r *request, m *wire.Message, err error) {
+	var b, rest []byte
+	if err == nil {
+		b, err = m.AppendBinary(nil)
+	}
+	if err == nil {
+		_, rest, err = wire.ParseHeader(b)
+	}
+	if err != nil {
+		l.n.counters.Unencodable.Add(1)
+		l.log.Warn("answer not encoded", "code", m.Code, "err", err)
+		return
+	}
+	limit := l.n.params.maxMessage
+	if r.MaxResponseLength != 0 {
+		limit = min(limit, r.MaxResponseLength)
+	}
+	if len(b) > int(limit) && m.Code != wire.ErrorAns {
+		l.n.counters.TooLarge.Add(1)
+		l.answer(r, wire.ErrorAns, errorBody(wire.ErrorResponseTooLarge, nil), nil)
+		return
+	}
+	l.ans.keep(r, m, l.now)
+	l.n.counters.Answers.Add(1)
+	l.sendAnswer(r, m, rest)
+}
+
+func (l *loop) sendAnswer(r *request, m *wire.Message, rest []byte) {
+	h := m.Header
+	h.Dest = l.wayBack(r)
+	if r.from == nil {
+		l.soon(func() { l.route(&arrival{h, rest, nil}) })
+		return
+	}
+	to := r.from
+	if to.closed {
+		if to = l.linkTo(h.Dest[0]); to == nil {
+			l.n.counters.Unroutable.Add(1)
+			return
+		}
+	}
+	l.transmit(to, &h, rest)
+}
+
+// again sends the answer of an earlier copy of r.
+func (l *loop) again(r *request, e *answered) {
+	l.n.counters.Duplicates.Add(1)
+	if e.msg == nil {
+		return // still being processed: the answer is on its way
+	}
+	b, err := e.msg.AppendBinary(nil)
+	if err != nil {
+		return
+	}
+	if _, rest, err := wire.ParseHeader(b); err == nil {
+		l.sendAnswer(r, e.msg, rest)
+	}
+}
+
+// fail answers a verified request with an error.
+func (l *loop) fail(r *request, code wire.ErrorCode, info string) {
+	l.n.counters.Refused.Add(1)
+	l.answer(r, wire.ErrorAns, errorBody(code, []byte(info)), nil)
+}
