@@ -1,0 +1,220 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pion/dtls/v2"
+	"github.com/pion/ice/v2"
+)
+
+// srtpProfiles are what use_srtp offers (RFC 5764 §4.1.2); the DTLS client's order decides. AES-CM with HMAC-SHA1-80
+// comes first: everybody must implement it, its tag is 10 bytes where GCM's is 16 on every voice packet, and on boards
+// without AES instructions GCM is not the faster one.
+var srtpProfiles = []dtls.SRTPProtectionProfile{dtls.SRTP_AES128_CM_HMAC_SHA1_80, dtls.SRTP_AEAD_AES_128_GCM}
+
+const appSendQueue = 64 // messages, at most MaxAppMessage each
+
+// ErrNotMedia is returned for a packet that the far end could not tell from STUN or DTLS.
+var ErrNotMedia = errors.New("not an SRTP or SRTCP packet")
+
+// AppConn is an application connection (RFC 6940 §6.5.2): messages as DTLS application data, one per record and
+// unreliable, and beside them on the same ICE transport SRTP and SRTCP, told apart by the first byte (RFC 7983) and
+// keyed by the same handshake (RFC 5764). It neither protects nor opens the SRTP packets: that is its user's business,
+// with ExportKeyingMaterial.
+type AppConn struct {
+	*carrier
+	profile uint16
+	agent   *ice.Agent
+	network *agentNet
+	path    atomic.Pointer[mediaPath]
+	pairMu  sync.Mutex
+
+	handlers atomic.Pointer[handlers]
+	handled  chan struct{}
+	once     sync.Once
+	sendq    chan []byte
+
+	messagesSent, messagesReceived, messagesDropped atomic.Uint64
+	mediaSent, mediaReceived, mediaDropped          atomic.Uint64
+	mediaBytesSent, mediaBytesReceived              atomic.Uint64
+	writeErrors                                     atomic.Uint64
+}
+
+type handlers struct{ onMessage, onMedia func([]byte) }
+
+// AppStats is what an application connection counts.
+type AppStats struct {
+	MessagesSent       uint64 `json:"messages_sent"`
+	MessagesReceived   uint64 `json:"messages_received"`
+	MessagesDropped    uint64 `json:"messages_dropped"` // send queue full
+	MediaSent          uint64 `json:"media_sent"`
+	MediaReceived      uint64 `json:"media_received"`
+	MediaDropped       uint64 `json:"media_dropped"` // received before Handle
+	MediaBytesSent     uint64 `json:"media_bytes_sent"`
+	MediaBytesReceived uint64 `json:"media_bytes_received"`
+	WriteErrors        uint64 `json:"write_errors"`
+}
+
+func newAppConn(c *carrier, agent *ice.Agent, network *agentNet) (*AppConn, error) {
+	profile, ok := c.sess.SelectedSRTPProtectionProfile()
+	if !ok {
+		return nil, fmt.Errorf("%w: no SRTP profile agreed", ErrHandshake)
+	}
+	a := &AppConn{
+		carrier: c, profile: uint16(profile), agent: agent, network: network,
+		handled: make(chan struct{}), sendq: make(chan []byte, appSendQueue),
+	}
+	if err := agent.OnSelectedCandidatePairChange(a.selectPair); err != nil {
+		return nil, fmt.Errorf("candidate pair: %w", err)
+	}
+	pair, err := agent.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return nil, fmt.Errorf("candidate pair: %w", errors.Join(err, ErrLinkFailed))
+	}
+	a.selectPair(pair.Local, pair.Remote)
+	if a.path.Load() == nil {
+		return nil, fmt.Errorf("candidate pair %v: no socket of ours", pair)
+	}
+	c.t.stats.appConns.Add(1)
+	c.t.tasks.run(func() {
+		defer c.t.stats.appConns.Add(-1)
+		a.writeLoop()
+	})
+	c.t.tasks.run(func() {
+		select {
+		case <-a.handled: // nothing is read, and so nothing lost, before there is a reader
+		case <-a.life.Done():
+			return
+		}
+		a.read(func(b []byte) {
+			a.messagesReceived.Add(1)
+			a.handlers.Load().onMessage(b)
+		})
+	})
+	return a, nil
+}
+
+// Handle installs the receivers, once. onMessage gets messages to keep, in order, one at a time. onMedia runs on the
+// goroutine that reads the socket: it must be quick and must not keep the slice. Media that comes earlier is dropped.
+func (a *AppConn) Handle(onMessage, onMedia func([]byte)) {
+	a.once.Do(func() {
+		a.handlers.Store(&handlers{onMessage, onMedia})
+		close(a.handled)
+	})
+}
+
+// SendMessage queues a copy of b. It never blocks.
+func (a *AppConn) SendMessage(b []byte) error {
+	if err := a.Err(); err != nil {
+		return err
+	}
+	if len(b) > MaxAppMessage {
+		return ErrTooLarge
+	}
+	select {
+	case a.sendq <- append([]byte(nil), b...):
+		return nil
+	default:
+		a.messagesDropped.Add(1)
+		return ErrQueueFull
+	}
+}
+
+func (a *AppConn) writeLoop() {
+	for {
+		select {
+		case b := <-a.sendq:
+			if _, err := a.sess.Write(b); err != nil {
+				a.writeErrors.Add(1)
+				continue
+			}
+			a.messagesSent.Add(1)
+		case <-a.life.Done():
+			return
+		}
+	}
+}
+
+// SendMedia sends one SRTP or SRTCP packet at once, without copying or allocating.
+func (a *AppConn) SendMedia(b []byte) error {
+	if len(b) == 0 || b[0] < 128 || b[0] > 191 {
+		return ErrNotMedia
+	}
+	if len(b) > maxDatagram {
+		return ErrTooLarge
+	}
+	p := a.path.Load()
+	if p == nil || a.life.Err() != nil {
+		return ErrClosed
+	}
+	if err := p.send(b); err != nil {
+		a.writeErrors.Add(1)
+		return fmt.Errorf("media: %w", err)
+	}
+	a.mediaSent.Add(1)
+	a.mediaBytesSent.Add(uint64(len(b)))
+	return nil
+}
+
+func (a *AppConn) receiveMedia(b []byte) {
+	h := a.handlers.Load()
+	if h == nil {
+		a.mediaDropped.Add(1)
+		return
+	}
+	a.mediaReceived.Add(1)
+	a.mediaBytesReceived.Add(uint64(len(b)))
+	h.onMedia(b)
+}
+
+// selectPair points the media path at the pair that ICE selected.
+func (a *AppConn) selectPair(local, remote ice.Candidate) {
+	l, err1 := candidateAddrPort(local)
+	r, err2 := candidateAddrPort(remote)
+	if err1 != nil || err2 != nil {
+		return
+	}
+	s := a.network.socketAt(l)
+	if s == nil {
+		return
+	}
+	a.pairMu.Lock()
+	defer a.pairMu.Unlock()
+	p := &mediaPath{socket: s, remote: r, udpAddr: net.UDPAddrFromAddrPort(r), receive: a.receiveMedia}
+	if old := a.path.Swap(p); old != nil && old.socket != s {
+		old.socket.media.Store(nil)
+	}
+	s.media.Store(p)
+}
+
+// ExportKeyingMaterial is RFC 5705; for SRTP the label is "EXTRACTOR-dtls_srtp" without a context (RFC 5764 §4.2).
+func (a *AppConn) ExportKeyingMaterial(label string, context []byte, n int) ([]byte, error) {
+	return a.sess.secrets.export(label, context, n)
+}
+
+// IsClient tells whether this end was the DTLS client, which decides whose SRTP keys are whose.
+func (a *AppConn) IsClient() bool { return a.sess.client }
+
+// SRTPProfile is the agreed protection profile (RFC 5764 §4.1.2).
+func (a *AppConn) SRTPProfile() uint16 { return a.profile }
+
+// MediaAddrs are the addresses media goes between now.
+func (a *AppConn) MediaAddrs() (local, remote netip.AddrPort) {
+	p := a.path.Load()
+	return addrPortOf(p.socket.LocalAddr()), p.remote
+}
+
+// Stats returns the counters.
+func (a *AppConn) Stats() AppStats {
+	return AppStats{
+		MessagesSent: a.messagesSent.Load(), MessagesReceived: a.messagesReceived.Load(), MessagesDropped: a.messagesDropped.Load(),
+		MediaSent: a.mediaSent.Load(), MediaReceived: a.mediaReceived.Load(), MediaDropped: a.mediaDropped.Load(),
+		MediaBytesSent: a.mediaBytesSent.Load(), MediaBytesReceived: a.mediaBytesReceived.Load(),
+		WriteErrors: a.writeErrors.Load(),
+	}
+}

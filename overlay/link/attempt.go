@@ -1,0 +1,307 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/ice/v2"
+
+	"fieldkit/overlay/wire"
+)
+
+// ICE timing for a field network: what costs nothing on a LAN and saves seconds on a lossy one.
+const (
+	checkInterval       = 50 * time.Millisecond
+	keepaliveInterval   = 10 * time.Second // below the 15 s of RFC 5245 §10 and the 25 s of RFC 6940 §6.5.2
+	disconnectedTimeout = 25 * time.Second
+	failedTimeout       = 10 * time.Second // after disconnected
+	maxBindingRequests  = 200              // per pair; with checkInterval this is 10 s
+
+	// attemptLife is how long a prepared attempt waits for Connect: an Attach has 15 s (RFC 6940 §6.2.1).
+	attemptLife = 30 * time.Second
+)
+
+// roles of the ICE sides (RFC 6940 §6.5.1.1).
+const (
+	rolePassive = "passive"
+	roleActive  = "active"
+)
+
+// Attempt is one side of one Attach or AppAttach, from gathered candidates to the link. It is good for one Connect
+// or ConnectApp, and closes itself when none comes.
+type Attempt struct {
+	t        *Transport
+	agent    *ice.Agent
+	network  *agentNet
+	local    wire.IceParameters
+	loopback bool
+	state    atomic.Int32
+	expire   *time.Timer
+
+	life       context.Context // of the agent and of what is built on it
+	end        context.CancelCauseFunc
+	closeAgent func()        // once: two at the same time end in a panic
+	taken      chan struct{} // closed when a carrier sees to the agent's end
+}
+
+const (
+	attemptFresh int32 = iota
+	attemptUsed
+)
+
+// Prepare gathers host candidates: one socket per usable address, UDP, IPv4 and IPv6 that is not link-local.
+func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
+	if t.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	if t.stats.attempts.Add(1) > int64(t.cfg.MaxAttempts) {
+		t.stats.attempts.Add(-1)
+		return nil, ErrBusy
+	}
+	a, err := t.prepare(ctx)
+	if err != nil {
+		t.stats.attempts.Add(-1)
+		return nil, fmt.Errorf("candidate gathering: %w", err)
+	}
+	a.expire = time.AfterFunc(attemptLife, func() { _ = a.Close() })
+	return a, nil
+}
+
+func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
+	a := &Attempt{t: t, network: &agentNet{Net: t.net, addresses: t.usable, stats: &t.stats.guard}}
+	var (
+		zero         time.Duration
+		check        = checkInterval
+		keepalive    = keepaliveInterval
+		disconnected = disconnectedTimeout
+		failed       = failedTimeout
+		requests     = uint16(maxBindingRequests)
+	)
+	agent, err := ice.NewAgent(&ice.AgentConfig{
+		NetworkTypes:   []ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}, // none by default
+		CandidateTypes: []ice.CandidateType{ice.CandidateTypeHost},
+		// With mDNS every agent would open port 5353.
+		MulticastDNSMode:       ice.MulticastDNSModeDisabled,
+		CheckInterval:          &check,
+		KeepaliveInterval:      &keepalive,
+		DisconnectedTimeout:    &disconnected,
+		FailedTimeout:          &failed,
+		MaxBindingRequests:     &requests,
+		HostAcceptanceMinWait:  &zero,
+		PrflxAcceptanceMinWait: &zero,
+		SrflxAcceptanceMinWait: &zero,
+		RelayAcceptanceMinWait: &zero,
+		IncludeLoopback:        true, // agentNet names the addresses; loopback is there only if Config says so
+		Net:                    a.network,
+		LoggerFactory:          t.libraryLog,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ICE agent: %w", err)
+	}
+	a.agent, a.taken = agent, make(chan struct{})
+	a.closeAgent = sync.OnceFunc(func() { _ = agent.Close() })
+	a.life, a.end = context.WithCancelCause(t.ctx)
+	t.tasks.run(func() { // whatever becomes of the attempt: an agent not closed keeps goroutines and sockets
+		select {
+		case <-a.life.Done():
+			a.closeAgent()
+		case <-a.taken:
+		}
+	})
+	if err := a.gather(ctx); err != nil {
+		a.end(err)
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Attempt) gather(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.t.cfg.GatherTimeout)
+	defer cancel()
+	found := make(chan ice.Candidate, maxLocalAddresses)
+	done := make(chan struct{})
+	err := errors.Join(
+		a.agent.OnCandidate(func(c ice.Candidate) {
+			if c == nil {
+				close(done)
+				return
+			}
+			select {
+			case found <- c:
+			default:
+			}
+		}),
+		a.agent.OnConnectionStateChange(func(s ice.ConnectionState) {
+			if s == ice.ConnectionStateFailed { // it never recovers, and nothing above would ever notice
+				a.end(ErrLinkFailed)
+			}
+		}),
+		a.agent.GatherCandidates(),
+	)
+	if err != nil {
+		return fmt.Errorf("ICE agent: %w", err)
+	}
+	select {
+	case <-done:
+	case <-ctx.Done(): // go with what there is
+	case <-a.life.Done():
+		return ErrClosed
+	}
+	for len(found) > 0 {
+		c, err := toWire(<-found)
+		if err != nil {
+			return err
+		}
+		a.loopback = a.loopback || c.Addr.Addr().IsLoopback()
+		a.local.Candidates = append(a.local.Candidates, c)
+	}
+	if len(a.local.Candidates) == 0 {
+		return errors.Join(ErrNoAddress, context.Cause(ctx))
+	}
+	ufrag, password, err := a.agent.GetLocalUserCredentials()
+	if err != nil {
+		return fmt.Errorf("ICE credentials: %w", err)
+	}
+	a.local.Ufrag, a.local.Password = []byte(ufrag), []byte(password)
+	return nil
+}
+
+// Local is this side of the AttachReqAns, but for the role, which the sender of the request and of the answer set:
+// "passive" and "active".
+func (a *Attempt) Local() wire.IceParameters { return a.local }
+
+// Close gives up. It does nothing after Connect or ConnectApp.
+func (a *Attempt) Close() error {
+	if a.use() {
+		a.t.stats.attempts.Add(-1)
+		a.end(ErrClosed)
+	}
+	return nil
+}
+
+func (a *Attempt) use() bool {
+	if !a.state.CompareAndSwap(attemptFresh, attemptUsed) {
+		return false
+	}
+	if a.expire != nil {
+		a.expire.Stop()
+	}
+	return true
+}
+
+// Connect makes an overlay link to peer. offerer is who sent the AttachReq: ICE-controlling, and DTLS server ("The node
+// that sent the Attach request MUST be the TLS server", RFC 6940 §6.5.1.13).
+func (a *Attempt) Connect(ctx context.Context, remote wire.IceParameters, peer wire.NodeID, offerer bool) (*Conn, error) {
+	c, rtt, err := a.connect(ctx, remote, peer, offerer, false)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(c, rtt, 0), nil
+}
+
+// ConnectApp makes an application connection to peer in the same way, with SRTP keys agreed.
+func (a *Attempt) ConnectApp(ctx context.Context, remote wire.IceParameters, peer wire.NodeID, offerer bool) (*AppConn, error) {
+	c, _, err := a.connect(ctx, remote, peer, offerer, true)
+	if err != nil {
+		return nil, err
+	}
+	app, err := newAppConn(c, a.agent, a.network)
+	if err != nil {
+		c.end(err)
+		return nil, fmt.Errorf("application connection to %v: %w", peer, err)
+	}
+	return app, nil
+}
+
+func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer wire.NodeID, offerer, srtp bool) (_ *carrier, _ time.Duration, err error) {
+	if !a.use() {
+		return nil, 0, ErrClosed
+	}
+	defer a.t.stats.attempts.Add(-1)
+	defer func() {
+		if err != nil {
+			a.end(err)
+			err = fmt.Errorf("link to %v: %w", peer, err)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, a.t.cfg.ConnectTimeout)
+	defer cancel()
+	defer context.AfterFunc(a.life, cancel)()
+
+	if err := a.takeRemote(remote, offerer); err != nil {
+		return nil, 0, err
+	}
+	dial := a.agent.Accept
+	if offerer {
+		dial = a.agent.Dial
+	}
+	path, err := dial(ctx, string(remote.Ufrag), string(remote.Password))
+	if err != nil {
+		return nil, 0, fmt.Errorf("ICE: %w", errors.Join(err, ctx.Err(), context.Cause(a.life)))
+	}
+	var rtt time.Duration
+	if s, ok := a.agent.GetSelectedCandidatePairStats(); ok {
+		rtt = time.Duration(s.CurrentRoundTripTime * float64(time.Second))
+	}
+	g := newGuard(path.Write, func() error { a.end(errGoodbye); return nil }, path.LocalAddr(), path.RemoteAddr(), &a.t.stats.guard)
+	a.t.tasks.run(func() { pump(path, g) })
+	s, err := a.t.shake(ctx, handshake{
+		guard: g, client: !offerer, peer: peer, interval: flightInterval(rtt), srtp: srtp, proven: true,
+	})
+	if err != nil {
+		a.t.refuse(addrPortOf(path.RemoteAddr()), err)
+		_ = g.Close()
+		return nil, 0, fmt.Errorf("DTLS: %w", err)
+	}
+	c := a.t.newCarrier(s, g, a.life, a.end, a.closeAgent)
+	close(a.taken)
+	return c, rtt, nil
+}
+
+// takeRemote hands the far end's candidates to ICE.
+func (a *Attempt) takeRemote(remote wire.IceParameters, offerer bool) error {
+	want := rolePassive
+	if offerer {
+		want = roleActive
+	}
+	if len(remote.Role) > 0 && string(remote.Role) != want {
+		return fmt.Errorf("%w: %q, want %q", ErrRole, remote.Role, want)
+	}
+	if len(remote.Ufrag) == 0 || len(remote.Password) == 0 {
+		return fmt.Errorf("%w: no ICE credentials", ErrHandshake)
+	}
+	n := 0
+	for _, w := range remote.Candidates {
+		c, ok := fromWire(w, a.loopback)
+		if !ok {
+			continue
+		}
+		if err := a.agent.AddRemoteCandidate(c); err != nil {
+			return fmt.Errorf("ICE candidate: %w", err)
+		}
+		if n++; n == maxRemoteCandidates {
+			break
+		}
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: none of the peer's %d candidates can be reached", ErrNoAddress, len(remote.Candidates))
+	}
+	return nil
+}
+
+// pump moves datagrams from ICE to the guard until the agent closes.
+func pump(path *ice.Conn, g *guard) {
+	buf := make([]byte, maxDatagram)
+	for {
+		n, err := path.Read(buf)
+		if err != nil {
+			_ = g.in.Close()
+			return
+		}
+		g.deliver(buf[:n])
+	}
+}

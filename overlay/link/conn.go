@@ -1,0 +1,211 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fieldkit/overlay/wire"
+)
+
+const (
+	sendQueueMessages = 256
+	sendQueueBytes    = 512 << 10
+	receiveQueue      = 64
+)
+
+// Conn is an overlay link: RELOAD messages under Simple Reliability over DTLS.
+type Conn struct {
+	*carrier
+	idle     time.Duration // 0: no limit
+	records  chan []byte
+	received chan []byte
+	wake     chan struct{}
+	suspect  atomic.Bool
+
+	bytesSent, bytesReceived atomic.Uint64
+	unacknowledged           atomic.Uint64
+	writeErrors              atomic.Uint64
+
+	mu sync.Mutex // a leaf: Send queues, run does all else
+	sr *reliability
+}
+
+// ConnStats is what a link counts.
+type ConnStats struct {
+	RTT            time.Duration `json:"rtt"` // smoothed; 0 before the first measurement
+	RTO            time.Duration `json:"rto"`
+	Sent           uint64        `json:"sent"` // messages, each once
+	Received       uint64        `json:"received"`
+	BytesSent      uint64        `json:"bytes_sent"` // content of records, framing included
+	BytesReceived  uint64        `json:"bytes_received"`
+	Retransmits    uint64        `json:"retransmits"`
+	Duplicates     uint64        `json:"duplicates"` // received again and suppressed
+	Malformed      uint64        `json:"malformed"`
+	Refused        uint64        `json:"refused"`        // not queued by Send
+	Unacknowledged uint64        `json:"unacknowledged"` // received when nobody took messages; the far end sends them again
+	WriteErrors    uint64        `json:"write_errors"`
+	Queued         int           `json:"queued"`
+	QueuedBytes    int           `json:"queued_bytes"`
+	Suspect        bool          `json:"suspect"`
+}
+
+// newConn starts a link on c. rtt is ICE's last measurement or 0.
+func newConn(c *carrier, rtt, idle time.Duration) *Conn {
+	l := &Conn{
+		carrier: c, idle: idle,
+		records: make(chan []byte), received: make(chan []byte, receiveQueue), wake: make(chan struct{}, 1),
+		sr: newReliability(srConfig{
+			maxMessage: c.t.cfg.MaxMessage, queueMessages: sendQueueMessages, queueBytes: sendQueueBytes, initialRTT: rtt,
+		}),
+	}
+	c.t.stats.conns.Add(1)
+	c.t.tasks.run(func() {
+		defer c.t.stats.conns.Add(-1)
+		l.run()
+	})
+	c.t.tasks.run(func() {
+		c.read(func(b []byte) {
+			select {
+			case l.records <- b:
+			case <-c.life.Done():
+			}
+		})
+	})
+	return l
+}
+
+// Send queues a message, which it takes over. It never blocks: ErrQueueFull says that the link is slower than what
+// is sent, ErrTooLarge that the message needs fragmenting (RFC 6940 §6.7).
+func (l *Conn) Send(msg []byte) error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	var out [1]output
+	l.mu.Lock()
+	refused := l.sr.Step(l.t.cfg.Now(), input{inputSend, msg}, out[:0])
+	l.mu.Unlock()
+	for _, o := range refused {
+		if o.kind == outputRefuse {
+			return o.err
+		}
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Receive returns the next message. Messages that came before the link ended are still returned.
+func (l *Conn) Receive(ctx context.Context) ([]byte, error) {
+	select {
+	case m := <-l.received:
+		return m, nil
+	default:
+	}
+	select {
+	case m := <-l.received:
+		return m, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("receive: %w", ctx.Err())
+	case <-l.Done():
+		return nil, l.Err()
+	}
+}
+
+// Suspect tells that the link should not be routed over for now: three retransmissions were not acknowledged (RFC
+// 6940 §6.6.3.1). It is false again when acknowledgements resume.
+func (l *Conn) Suspect() bool { return l.suspect.Load() }
+
+// Stats returns the counters.
+func (l *Conn) Stats() ConnStats {
+	l.mu.Lock()
+	s := l.sr.Stats()
+	l.mu.Unlock()
+	return ConnStats{
+		RTT: s.rtt, RTO: s.rto, Sent: s.sent, Received: s.received,
+		BytesSent: l.bytesSent.Load(), BytesReceived: l.bytesReceived.Load(),
+		Retransmits: s.retransmits, Duplicates: s.duplicates, Malformed: s.malformed, Refused: s.refused,
+		Unacknowledged: l.unacknowledged.Load(), WriteErrors: l.writeErrors.Load(),
+		Queued: s.queued, QueuedBytes: s.queuedBytes, Suspect: l.suspect.Load(),
+	}
+}
+
+// run drives the reliability machine: one input, its outputs, one wait.
+func (l *Conn) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var (
+		out   []output
+		in    input
+		heard = l.t.cfg.Now()
+	)
+	for {
+		now := l.t.cfg.Now()
+		if in.kind == inputFrame {
+			heard = now
+		}
+		l.mu.Lock()
+		out = l.sr.Step(now, in, out[:0])
+		at, ok := l.sr.Deadline()
+		l.mu.Unlock()
+		for _, o := range out {
+			l.do(o)
+		}
+		clear(out)
+		if l.idle > 0 {
+			end := heard.Add(l.idle)
+			if !now.Before(end) {
+				l.end(ErrLinkFailed)
+				return
+			}
+			if !ok || end.Before(at) {
+				at, ok = end, true
+			}
+		}
+		wait := time.Hour
+		if ok {
+			wait = max(at.Sub(now), 0)
+		}
+		timer.Reset(wait)
+		in = input{}
+		select {
+		case <-l.life.Done():
+			return
+		case <-l.wake:
+		case <-timer.C:
+		case b := <-l.records:
+			l.bytesReceived.Add(uint64(len(b)))
+			if len(b) > 0 && b[0] == wire.FrameData && len(l.received) == cap(l.received) {
+				// Not acknowledged, so the far end sends it again: the user's slowness becomes its backpressure.
+				l.unacknowledged.Add(1)
+				heard = l.t.cfg.Now()
+				break
+			}
+			in = input{inputFrame, b}
+		}
+	}
+}
+
+func (l *Conn) do(o output) {
+	switch o.kind {
+	case outputTransmit:
+		if _, err := l.sess.Write(o.data); err != nil {
+			l.writeErrors.Add(1)
+			return
+		}
+		l.bytesSent.Add(uint64(len(o.data)))
+	case outputDeliver:
+		l.received <- o.data // run is the only sender and saw room
+	case outputSuspect:
+		l.suspect.Store(true)
+	case outputRestored:
+		l.suspect.Store(false)
+	case outputFail:
+		l.end(o.err)
+	case outputRefuse: // answers Send, not run
+	}
+}

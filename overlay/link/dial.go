@@ -1,0 +1,135 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/pion/transport/v2"
+)
+
+// maxRestarts is how often a listener under load may ask one Bootstrap to begin anew: it is an unproven request.
+const maxRestarts = 3
+
+// errAgain ends a handshake whose cookie was for the listener's address check only.
+var errAgain = errors.New("listener asks to begin the handshake anew")
+
+// Bootstrap makes a link to a neighbour's bootstrap port (RFC 6940 §11.4): DTLS client, no ICE. The neighbour may be
+// any kit of the mission; the caller compares Peer with whom it expected. Link-local IPv6 addresses need their zone.
+func (t *Transport) Bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
+	c, err := t.bootstrap(ctx, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()))
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap link to %v: %w", addr, err)
+	}
+	return c, nil
+}
+
+func (t *Transport) bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
+	if !addr.IsValid() || addr.Port() == 0 || addr.Addr().IsUnspecified() || addr.Addr().IsMulticast() {
+		return nil, ErrNoAddress
+	}
+	if t.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.ConnectTimeout)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+
+	socket, err := t.net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	local := addrPortOf(socket.LocalAddr()).Addr()
+	if !t.mayBeFrom(local, addr.Addr()) { // the kernel would send it from the handset side
+		return nil, errors.Join(fmt.Errorf("%w: packets to %v leave from %v", ErrNoAddress, addr, local), socket.Close())
+	}
+	d := &dialed{socket: socket, stats: &t.stats.guard}
+	t.tasks.run(d.receive)
+	var s *session
+	for range maxRestarts + 1 {
+		if s, err = t.tryBootstrap(ctx, d); !errors.Is(err, errAgain) {
+			break
+		}
+	}
+	if err != nil {
+		if ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.refuse(addr, err)
+		}
+		return nil, errors.Join(err, socket.Close())
+	}
+	life, end := context.WithCancelCause(t.ctx)
+	return newConn(t.newCarrier(s, d.guard.Load(), life, end, func() {}), 0, t.cfg.IdleTimeout), nil
+}
+
+// mayBeFrom reports whether a bootstrap link may use this local address.
+func (t *Transport) mayBeFrom(local, to netip.Addr) bool {
+	for _, a := range t.cfg.Addresses() {
+		if a = a.Unmap(); a == local || a.WithZone("") == local.WithZone("") && a.Zone() == to.Zone() {
+			return true
+		}
+	}
+	return to.Is6() && to.IsLinkLocalUnicast() && t.cfg.Interfaces != nil && t.cfg.Interfaces(to.Zone())
+}
+
+// tryBootstrap runs one handshake on the socket.
+func (t *Transport) tryBootstrap(ctx context.Context, d *dialed) (*session, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var again atomic.Bool
+	g := newGuard(nil, nil, d.socket.LocalAddr(), d.socket.RemoteAddr(), d.stats)
+	g.verify = func(cookie []byte) {
+		if isAgainCookie(cookie) {
+			again.Store(true)
+		}
+	}
+	g.write = func(b []byte) (int, error) {
+		n, err := d.socket.Write(b)
+		if again.Load() { // that was the cookie; the listener will not answer it
+			cancel(errAgain)
+		}
+		return n, err
+	}
+	d.guard.Store(g)
+	s, err := t.shake(ctx, handshake{guard: g, client: true, interval: defaultFlightInterval})
+	if err != nil {
+		_ = g.Close()
+		if errors.Is(context.Cause(ctx), errAgain) {
+			return nil, errAgain
+		}
+		return nil, fmt.Errorf("DTLS: %w", err)
+	}
+	g.unplugLater(d.socket.Close)
+	return s, nil
+}
+
+// dialed is the socket of one Bootstrap; its datagrams go to the guard of the handshake under way.
+type dialed struct {
+	socket transport.UDPConn
+	stats  *guardStats
+	guard  atomic.Pointer[guard]
+}
+
+func (d *dialed) receive() {
+	buf := make([]byte, maxDatagram)
+	for failures := 0; ; {
+		n, err := d.socket.Read(buf)
+		g := d.guard.Load()
+		switch {
+		case err == nil:
+			failures = 0
+			if g != nil {
+				g.deliver(buf[:n])
+			}
+		case errors.Is(err, net.ErrClosed) || failures >= maxReadErrors:
+			if g != nil {
+				_ = g.in.Close()
+			}
+			return
+		default: // ICMP says that nobody listens there yet, or not any more; retransmission decides
+			failures++
+		}
+	}
+}

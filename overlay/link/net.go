@@ -1,0 +1,164 @@
+package link
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pion/ice/v2"
+	"github.com/pion/transport/v2"
+)
+
+// maxLocalAddresses bounds the sockets of one attempt.
+const maxLocalAddresses = 8
+
+// agentNet is the network one ICE agent sees: exactly the addresses the overlay may use, read when it asks, each
+// socket guarded. (The library's own view caches the interfaces and knows nothing of a handset side.)
+type agentNet struct {
+	transport.Net
+	addresses func() []netip.Addr
+	stats     *guardStats
+
+	mu      sync.Mutex
+	sockets []*agentSocket
+}
+
+// Interfaces is one interface with the usable addresses.
+func (n *agentNet) Interfaces() ([]*transport.Interface, error) {
+	ifc := transport.NewInterface(net.Interface{Index: 1, MTU: 1500, Name: "overlay", Flags: net.FlagUp | net.FlagRunning})
+	for _, a := range n.addresses() {
+		ifc.AddAddress(&net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())})
+	}
+	return []*transport.Interface{ifc}, nil
+}
+
+// ListenUDP opens a guarded socket.
+func (n *agentNet) ListenUDP(network string, addr *net.UDPAddr) (transport.UDPConn, error) {
+	c, err := n.Net.ListenUDP(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &agentSocket{UDPConn: c, stats: n.stats}
+	s.raw, _ = c.(*net.UDPConn)
+	n.mu.Lock()
+	n.sockets = append(n.sockets, s)
+	n.mu.Unlock()
+	return s, nil
+}
+
+// ListenPacket is not used by an agent without TURN; it must not become a way around the guard.
+func (n *agentNet) ListenPacket(string, string) (net.PacketConn, error) {
+	return nil, transport.ErrNotSupported
+}
+
+func (n *agentNet) socketAt(local netip.AddrPort) *agentSocket {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.sockets {
+		if addrPortOf(s.LocalAddr()) == local {
+			return s
+		}
+	}
+	return nil
+}
+
+// agentSocket is a UDP socket of an ICE agent. What it receives is told apart by the first byte (RFC 7983 §7):
+// STUN is checked before the library parses it; media of the selected far end goes straight to its handler, past
+// ICE and DTLS, so that a voice packet costs no allocation and no hand-over between goroutines.
+type agentSocket struct {
+	transport.UDPConn
+	raw   *net.UDPConn // the same, where it is the host's: reads and writes without allocation
+	stats *guardStats
+	media atomic.Pointer[mediaPath]
+
+	// The address of the last datagram, for the library, which wants it as net.Addr. Owned by the reader.
+	lastFrom netip.AddrPort
+	lastAddr *net.UDPAddr
+}
+
+// mediaPath is the selected pair of an application connection, as seen from its socket.
+type mediaPath struct {
+	socket  *agentSocket
+	remote  netip.AddrPort
+	udpAddr *net.UDPAddr
+	receive func([]byte)
+}
+
+// ReadFrom returns the next datagram that is for ICE or DTLS.
+func (s *agentSocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := s.read(b)
+		if err != nil {
+			return n, nil, err
+		}
+		if n == 0 {
+			continue
+		}
+		switch first := b[0]; {
+		case first <= 3:
+			if badSTUN(b[:n]) {
+				s.stats.stunDropped.Add(1)
+				continue
+			}
+		case first >= 128 && first <= 191:
+			if m := s.media.Load(); m != nil && m.remote == from {
+				m.receive(b[:n])
+			} else {
+				s.stats.mediaDropped.Add(1)
+			}
+			continue
+		case first < 20 || first > 63:
+			s.stats.datagramsDropped.Add(1)
+			continue
+		}
+		if from != s.lastFrom || s.lastAddr == nil {
+			s.lastFrom, s.lastAddr = from, net.UDPAddrFromAddrPort(from)
+		}
+		return n, s.lastAddr, nil
+	}
+}
+
+func (s *agentSocket) read(b []byte) (int, netip.AddrPort, error) {
+	if s.raw != nil {
+		n, from, err := s.raw.ReadFromUDPAddrPort(b)
+		return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
+	}
+	n, addr, err := s.UDPConn.ReadFrom(b)
+	if err != nil {
+		return n, netip.AddrPort{}, err
+	}
+	return n, addrPortOf(addr), nil
+}
+
+// send sends one media packet on the selected pair.
+func (m *mediaPath) send(b []byte) error {
+	var err error
+	if m.socket.raw != nil {
+		_, err = m.socket.raw.WriteToUDPAddrPort(b, m.remote)
+	} else {
+		_, err = m.socket.WriteTo(b, m.udpAddr)
+	}
+	return err
+}
+
+func addrPortOf(a net.Addr) netip.AddrPort {
+	u, ok := a.(*net.UDPAddr)
+	if !ok || u == nil {
+		return netip.AddrPort{}
+	}
+	p := u.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}
+
+func candidateAddrPort(c ice.Candidate) (netip.AddrPort, error) {
+	a, err := netip.ParseAddr(c.Address())
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if c.Port() <= 0 || c.Port() > 0xffff {
+		return netip.AddrPort{}, errors.New("candidate port out of range")
+	}
+	return netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(c.Port())), nil
+}
