@@ -50,6 +50,9 @@ func (s *State) countAttaches() (n int) {
 // peers" (RFC 6940 §10.7.3).
 func (s *State) scheduleAttaches(taught map[wire.NodeID][]wire.NodeID) {
 	s.attachAt = time.Time{}
+	for _, c := range s.contacts {
+		c.taught = false
+	}
 	ids := make([]wire.NodeID, 0, len(taught))
 	for id := range taught {
 		ids = append(ids, id)
@@ -64,13 +67,22 @@ func (s *State) scheduleAttaches(taught map[wire.NodeID][]wire.NodeID) {
 	var waiting []*contact
 	for _, id := range ids {
 		c := s.contacts.get(id)
+		if c != nil {
+			c.taught = true
+		}
 		if c != nil && (c.ring.up || c.attach.busy()) || !s.wanted(id) {
 			continue
 		}
 		if c == nil {
+			// Half of the table is for peers that were discovered or are linked.
+			if len(s.contacts) >= s.cfg.MaxContacts/2 {
+				s.stats.ContactsRefused++
+				continue
+			}
 			if c = s.contact(id); c == nil {
 				continue
 			}
+			c.taught = true
 			// Both ends learn of each other at about the same time; of two Attaches that cross, one
 			// would be wasted. A newcomer is not known to the others yet and does not wait.
 			if s.self.Compare(id) > 0 && s.phase != Joining {

@@ -8,6 +8,7 @@ import (
 )
 
 func (s *State) linkUp(in LinkUp) {
+	s.makeRoom(in.ID)
 	c := s.contact(in.ID)
 	if c == nil {
 		// Without an entry nothing would ever close it.
@@ -43,6 +44,20 @@ func (s *State) linkUp(in LinkUp) {
 		s.sendUpdate(c, wire.UpdateNeighbors)
 	case s.phase == Alone && in.Ours:
 		s.startJoin(c)
+	}
+}
+
+// makeRoom forgets someone who is merely heard of, if the table is full: a peer that has proved who
+// it is counts for more than names in mDNS and in Updates, which are cheap to make up.
+func (s *State) makeRoom(id wire.NodeID) {
+	if len(s.contacts) < s.cfg.MaxContacts || s.contacts.get(id) != nil {
+		return
+	}
+	if i := slices.IndexFunc(s.contacts, func(c *contact) bool {
+		return !c.linked() && !c.dial.busy() && !c.attach.busy()
+	}); i >= 0 {
+		s.contacts = slices.Delete(s.contacts, i, i+1)
+		s.stats.ContactsRefused++
 	}
 }
 

@@ -204,6 +204,7 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	s.advanceJoin()
 	s.schedule()
 	s.flush()
+	s.contacts = slices.DeleteFunc(s.contacts, s.idle)
 	return s.take()
 }
 
@@ -252,6 +253,7 @@ type contact struct {
 	probe      attempt // Probe
 	attach     attempt // Attach
 	attachVia  wire.NodeID
+	taught     bool      // some member lists it
 	sameRing   time.Time // until then it is taken to be in this ring
 	left       time.Time // until then it has left
 }
@@ -323,7 +325,7 @@ func (s *State) valid(id wire.NodeID) bool {
 
 // idle reports that forgetting c loses nothing.
 func (s *State) idle(c *contact) bool {
-	return !c.discovered && !c.boot.up && !c.ring.up &&
+	return !c.discovered && !c.taught && !c.boot.up && !c.ring.up &&
 		!c.dial.busy() && !c.probe.busy() && !c.attach.busy() &&
 		!c.attach.at.After(s.now) && !c.left.After(s.now)
 }
@@ -388,7 +390,6 @@ func (s *State) timers() {
 			s.closeBoot(c)
 		}
 	}
-	s.contacts = slices.DeleteFunc(s.contacts, s.idle)
 	if due(s.settleAt) {
 		s.settleAt = time.Time{}
 		s.emit(Settled{})
