@@ -1,0 +1,457 @@
+package ident
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"fieldkit/overlay/wire"
+)
+
+// document writes a document around the given children of configuration.
+func document(children string) []byte {
+	return []byte(`<?xml version="1.0" encoding="UTF-8"?>
+<overlay xmlns="` + nsBase + `" xmlns:chord="` + nsChord + `" xmlns:x="urn:example:x">
+<configuration instance-name="` + testOverlay + `" sequence="7" x:unknown="1">` + children + `</configuration>
+</overlay>`)
+}
+
+func rootElement(w *world) string {
+	return "<root-cert>\n" + base64.StdEncoding.EncodeToString(w.root.cert.Raw) + "\n</root-cert>"
+}
+
+// RFC 6940 §11.1, the default of each element.
+func TestDocumentDefaults(t *testing.T) {
+	w := newWorld(t)
+	d, err := ParseDocument(document(rootElement(w)), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.TopologyPlugin != "CHORD-RELOAD" || d.NodeIDLength != 16 || d.TurnDensity != 1 || !d.ClientsPermitted || d.NoICE ||
+		d.MaxMessageSize != 5000 || d.InitialTTL != 100 || d.ReliabilityTimer != 3*time.Second || len(d.Rest.LinkProtocols) != 0 ||
+		d.Chord != (Chord{600 * time.Second, 3600 * time.Second, true}) || d.SelfSigned || !d.Expiration.IsZero() {
+		t.Errorf("%+v", d)
+	}
+	if d.Sequence != 7 || d.InstanceName != testOverlay || len(d.RootCerts) != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestDocumentElements(t *testing.T) {
+	w := newWorld(t)
+	id := strings.Repeat("0a", 20)
+	d, err := ParseDocument([]byte(`<?xml version="1.0"?><o:overlay xmlns:o="`+nsBase+`" xmlns:c="`+nsChord+`" xmlns:x="urn:example:x">
+<o:configuration instance-name="other.example"/>
+<o:configuration instance-name="`+testOverlay+`" sequence="65534" expiration="2040-02-03T04:05:06Z">
+ <o:bad-node> `+id+` </o:bad-node>
+ <o:configuration-signer>`+strings.ToUpper(id)+`</o:configuration-signer>
+ <o:kind-signer>`+id+`</o:kind-signer><o:kind-signer>`+id+`</o:kind-signer>
+ <o:topology-plugin> CHORD-RELOAD </o:topology-plugin><o:node-id-length> 20 </o:node-id-length>
+ `+strings.ReplaceAll(rootElement(w), "root-cert", "o:root-cert")+`
+ <o:bootstrap-node address="192.0.2.1"/><o:bootstrap-node address="2001:db8::1" port="7000"/>
+ <o:turn-density>20</o:turn-density><o:clients-permitted>0</o:clients-permitted><o:no-ice> 1 </o:no-ice>
+ <o:max-message-size>4000</o:max-message-size><o:initial-ttl> 30 </o:initial-ttl>
+ <o:overlay-reliability-timer>200</o:overlay-reliability-timer>
+ <o:overlay-link-protocol>TLS</o:overlay-link-protocol>
+ <c:chord-update-interval>400</c:chord-update-interval><c:chord-ping-interval>30</c:chord-ping-interval><c:chord-reactive>false</c:chord-reactive>
+ <x:deep><x:er><o:no-ice>not ours, so not read</o:no-ice></x:er></x:deep><o:from-the-future>1</o:from-the-future>
+ <o:required-kinds>
+  <o:kind-block><o:kind name="SIP-REGISTRATION"><o:data-model>SINGLE</o:data-model><o:access-control>USER-MATCH</o:access-control><o:max-count>3</o:max-count><o:max-size>100</o:max-size><x:y/></o:kind></o:kind-block>
+  <o:kind-block><o:kind id="4026531841"><o:data-model>ARRAY</o:data-model><o:access-control>NODE-MULTIPLE</o:access-control><o:max-node-multiple>3</o:max-node-multiple><o:max-count>22</o:max-count><o:max-size>4</o:max-size></o:kind><o:kind-signature>AAAA</o:kind-signature></o:kind-block>
+ </o:required-kinds>
+</o:configuration></o:overlay>`), testOverlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := must(wire.ParseNodeID(id))
+	if d.Sequence != 65534 || d.Expiration != time.Date(2040, 2, 3, 4, 5, 6, 0, time.UTC) || d.NodeIDLength != 20 || d.TurnDensity != 20 ||
+		d.ClientsPermitted || !d.NoICE || d.MaxMessageSize != 4000 || d.InitialTTL != 30 || d.ReliabilityTimer != 200*time.Millisecond ||
+		d.Chord != (Chord{400 * time.Second, 30 * time.Second, false}) {
+		t.Errorf("%+v", d)
+	}
+	one := []wire.NodeID{node}
+	if !slices.Equal(d.BadNodes, one) || !slices.Equal(d.Signers, one) || !slices.Equal(d.KindSigners, one) {
+		t.Errorf("%v %v %v", d.BadNodes, d.Signers, d.KindSigners)
+	}
+	if fmt.Sprint(d.Rest.BootstrapNodes) != "[192.0.2.1:6084 [2001:db8::1]:7000]" {
+		t.Errorf("%v", d.Rest.BootstrapNodes)
+	}
+	// "clients MUST ignore them in favor of the IANA versions"
+	if k, ok := d.Kind(wire.KindSIPRegistration); !ok || k.Model != wire.Dictionary || k.AccessControl != UserNodeMatch || k.MaxCount != 3 || k.MaxSize != 100 {
+		t.Errorf("%+v", k)
+	}
+	if m, ok := d.ModelOf(0xf0000001); !ok || m != wire.Array {
+		t.Errorf("private Kind: %v %v", m, ok)
+	}
+	if err := d.Supported(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every error names the element and what is wrong with it.
+func TestDocumentErrors(t *testing.T) {
+	w := newWorld(t)
+	root := rootElement(w)
+	kind := func(attr, body string) string {
+		return root + "<required-kinds><kind-block><kind " + attr + ">" + body + "</kind></kind-block></required-kinds>"
+	}
+	const good = "<data-model>ARRAY</data-model><access-control>USER-MATCH</access-control><max-count>1</max-count><max-size>1</max-size>"
+	for _, c := range []struct{ children, want string }{
+		{"", "root-cert: missing"},
+		{"<root-cert>!</root-cert>", `root-cert: "!": want base64`},
+		{"<root-cert>QUJD</root-cert>", "element root-cert: x509"},
+		{"<root-cert>" + base64.StdEncoding.EncodeToString(w.kit.Signer().Certificates()[0]) + "</root-cert>" + strings.Repeat("<root-cert/>", 64), "65 of them, at most 64"},
+		{"<root-cert>" + base64.StdEncoding.EncodeToString(must(w.kit.SignerFor("a@b")).Certificates()[0]) + "</root-cert>", "root-cert: root certificate: not a CA"},
+		{root + "<node-id-length>15</node-id-length>", `node-id-length: "15": want an integer from 16 to 20`},
+		{root + "<node-id-length>16</node-id-length><node-id-length>16</node-id-length>", "node-id-length: 2 of them, at most 1"},
+		{root + "<self-signed-permitted digest=\"md5\">true</self-signed-permitted>", `digest of self-signed-permitted: "md5"`},
+		{root + "<no-ice>yes</no-ice>", `no-ice: "yes": want "true"`},
+		{root + "<no-ice>TRUE</no-ice>", `no-ice: "TRUE"`},
+		{root + "<turn-density>256</turn-density>", `turn-density: "256"`},
+		{root + "<initial-ttl>0</initial-ttl>", `initial-ttl: "0"`},
+		{root + "<initial-ttl>256</initial-ttl>", `initial-ttl: "256"`},
+		{root + "<max-message-size>99999999999999999999</max-message-size>", "max-message-size"},
+		{root + "<overlay-reliability-timer>199</overlay-reliability-timer>", `overlay-reliability-timer: "199": want an integer from 200`},
+		{root + "<configuration-signer>00</configuration-signer>", `configuration-signer: "00": want a Node-ID of 16 bytes`},
+		{root + "<kind-signer>xyz</kind-signer>", `kind-signer: "xyz"`},
+		{root + "<bad-node>" + strings.Repeat("0", 40) + "</bad-node>", "bad-node"},
+		{root + strings.Repeat("<bad-node>"+strings.Repeat("0", 32)+"</bad-node>", MaxBadNodes+1), "bad-node: 1025 of them"},
+		{root + `<bootstrap-node address="kit.example"/>`, `address of bootstrap-node: "kit.example"`},
+		{root + `<bootstrap-node address="192.0.2.1" port="0"/>`, `port of bootstrap-node: "0"`},
+		{root + "<enrollment-server>http://a.example</enrollment-server>", `enrollment-server: "http://a.example": want an https: URL`},
+		{root + "<chord:chord-update-interval>0</chord:chord-update-interval>", `chord-update-interval: "0"`},
+		{root + "<chord:chord-reactive/>", `chord-reactive: ""`},
+		{kind("", good), "either a name or an id"},
+		{kind(`name="A" id="1"`, good), "either a name or an id"},
+		{kind(`name="NO-SUCH"`, good), `name of kind: "NO-SUCH"`},
+		{kind(`id="0"`, good), `id of kind: "0"`},
+		{kind(`id="5"`, strings.Replace(good, "ARRAY", "HEAP", 1)), `data-model: "HEAP"`},
+		{kind(`id="5"`, strings.Replace(good, "<max-size>1</max-size>", "", 1)), "Kind 5: element max-size: missing"},
+		{kind(`id="5"`, good+"<max-size>1</max-size>"), "max-size of Kind 5: twice"},
+		{kind(`id="5"`, strings.Replace(good, "USER-MATCH", "NODE-MULTIPLE", 1)), "max-node-multiple: missing"},
+		{root + "<required-kinds><kind-block/></required-kinds>", "element kind: missing"},
+		{root + "<required-kinds>" + strings.Repeat(`<kind-block><kind id="5">`+good+"</kind></kind-block>", 2) + "</required-kinds>", "twice"},
+		{root + strings.Repeat("<a>", 20) + strings.Repeat("</a>", 20), "nested deeper"},
+		{root + "<a>" + strings.Repeat("x", maxText+1) + "</a>", "bytes of text"},
+		{root + strings.Repeat("<a/>", maxTokens), "XML tokens"},
+		{root + "&unknown;", "XML"},
+	} {
+		_, err := ParseDocument(document(c.children), testOverlay)
+		if !errors.Is(err, ErrDocument) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.80s\n\tgot  %v\n\twant %s", strings.TrimPrefix(c.children, root), err, c.want)
+		}
+	}
+	plain := string(document(root))
+	for _, c := range []struct{ doc, want string }{
+		{"", "XML"},
+		{"<a/>", "root element"},
+		{plain + "<overlay/>", "two root elements"},
+		{strings.Replace(plain, nsBase, "urn:x", 1), "root element"},
+		{strings.Replace(plain, `sequence="7"`, `sequence="65535"`, 1), `sequence: "65535": want an integer from 0 to 65534`},
+		{strings.Replace(plain, `sequence="7"`, `expiration="tomorrow"`, 1), `expiration: "tomorrow"`},
+		{strings.Replace(plain, testOverlay, "no such", 1), "no configuration element"},
+		{strings.Replace(plain, "<configuration", `<configuration instance-name="`+testOverlay+`"/><configuration`, 1), "several configuration elements"},
+		{strings.Replace(plain, `encoding="UTF-8"`, `encoding="ISO-8859-1"`, 1), "XML"},
+		{strings.Replace(plain, "<overlay", `<!DOCTYPE overlay [<!ENTITY a "aaaa">]><overlay`, 1), "document type"},
+		{strings.Repeat(" ", MaxDocument) + plain, "more than"},
+	} {
+		if _, err := ParseDocument([]byte(c.doc), testOverlay); !errors.Is(err, ErrDocument) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+	if _, err := ParseDocument([]byte(strings.ReplaceAll(plain, testOverlay, "Not A Name")), ""); err == nil || !strings.Contains(err.Error(), "instance-name") {
+		t.Errorf("overlay name that is not DNS-legal: %v", err)
+	}
+}
+
+// "If a node is not capable of supporting the new requirements, it MUST exit the overlay."
+func TestDocumentSupported(t *testing.T) {
+	w := newWorld(t)
+	root := rootElement(w)
+	for children, want := range map[string]string{
+		root: "",
+		root + "<topology-plugin>KAD</topology-plugin>":                                                                  `topology-plugin "KAD"`,
+		root + `<self-signed-permitted digest="sha256">true</self-signed-permitted>`:                                     "self-signed-permitted",
+		root + "<shared-secret>x</shared-secret>":                                                                        "shared-secret",
+		`<self-signed-permitted digest="sha1">0</self-signed-permitted><enrollment-server>https://a</enrollment-server>`: "no root-cert",
+		root + "<mandatory-extension>urn:x</mandatory-extension>":                                                        `mandatory-extension "urn:x"`,
+		root + "<overlay-link-protocol>CARRIER-PIGEON</overlay-link-protocol>":                                           "overlay-link-protocol",
+		root + `<required-kinds><kind-block><kind id="4026531841"><data-model>ARRAY</data-model><access-control>ANYBODY</access-control><max-count>1</max-count><max-size>1</max-size></kind></kind-block></required-kinds>`: `access-control "ANYBODY"`,
+	} {
+		d, err := ParseDocument(document(children), testOverlay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = d.Supported()
+		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestDocumentPrefixesFail(t *testing.T) {
+	w := newWorld(t)
+	raw := w.doc.Raw()
+	end := bytes.LastIndexByte(raw, '>')
+	for n := range end {
+		if _, err := ParseDocument(raw[:n], testOverlay); err == nil {
+			t.Fatalf("the first %d of %d bytes were taken for a document", n, len(raw))
+		}
+	}
+}
+
+func TestDocumentSignatures(t *testing.T) {
+	w, stranger := newWorld(t), newWorld(t)
+	if err := w.doc.Verify(w.doc, w.trust, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	raw := w.doc.Raw()
+	parse := func(b []byte) *Document { return must(ParseDocument(b, testOverlay)) }
+
+	// "The configuration element MUST be treated as a binary blob that cannot be changed -- including any
+	// whitespace changes -- or the signature will break."
+	for name, change := range map[string][2]string{
+		"white space": {"<turn-density>0", "<turn-density> 0"},
+		"a value":     {"<initial-ttl>16", "<initial-ttl>61"},
+		"a Kind":      {"<max-count>16", "<max-count>99"},
+		"a comment":   {"<turn-density>", "<!-- --><turn-density>"},
+		"an entity":   {"CHORD-RELOAD", "CHORD&#45;RELOAD"},
+	} {
+		b := bytes.Replace(raw, []byte(change[0]), []byte(change[1]), 1)
+		if bytes.Equal(b, raw) {
+			t.Fatalf("%s: nothing changed", name)
+		}
+		if err := parse(b).Verify(w.doc, w.trust, now); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s changed: %v", name, err)
+		}
+	}
+	// Around the element anything may change.
+	around := bytes.Replace(raw, []byte("\n  <signature>"), []byte("\n<!-- x -->\n<signature >\n"), 1)
+	if d := parse(around); d.Verify(w.doc, w.trust, now) != nil || d.Hash() != w.doc.Hash() || !d.Same(w.doc) {
+		t.Errorf("changed around: %v", d.Verify(w.doc, w.trust, now))
+	}
+	unsigned := regexp.MustCompile(`(?s)<signature>.*</signature>`).ReplaceAll(raw, nil)
+	if err := parse(unsigned).Verify(w.doc, w.trust, now); !errors.Is(err, ErrSignature) {
+		t.Errorf("unsigned: %v", err)
+	}
+	kindUnsigned := *w.doc
+	kindUnsigned.Kinds = slices.Clone(w.doc.Kinds)
+	kindUnsigned.Kinds[1].signature = kindUnsigned.Kinds[0].signature
+	if err := kindUnsigned.Verify(w.doc, w.trust, now); !errors.Is(err, ErrSignature) || !strings.Contains(err.Error(), "kind-signature of CERTIFICATE_BY_NODE") {
+		t.Errorf("another Kind's signature: %v", err)
+	}
+
+	// "Any configuration file MUST be signed by one of the configuration-signer elements from the previous
+	// extant configuration."
+	next := *w.doc
+	next.Sequence = 2
+	next.Signers = append(slices.Clone(next.Signers), w.kit.NodeID())
+	byKit := must(next.Sign(w.kit.Signer()))
+	if err := byKit.Verify(w.doc, w.trust, now); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("signed by a kit that makes itself a signer: %v", err)
+	}
+	second := must(next.Sign(must(w.root.Signer())))
+	if err := second.Verify(w.doc, w.trust, now); err != nil {
+		t.Errorf("signed by the mission: %v", err)
+	}
+	third := *second
+	third.Sequence, third.KindSigners = 3, []wire.NodeID{w.kit.NodeID()}
+	signed := must(third.Sign(w.kit.Signer()))
+	if err := signed.Verify(second, w.trust, now); err != nil {
+		t.Errorf("signed by the kit that became a signer: %v", err)
+	}
+	// A stranger with the same overlay name who writes our signer into their document.
+	foreign := *stranger.doc
+	foreign.Signers = w.doc.Signers
+	if err := must(foreign.Sign(must(stranger.root.Signer()))).Verify(w.doc, w.trust, now); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("a stranger's: %v", err)
+	}
+	other := *w.doc
+	other.InstanceName = "beta.mission.home.arpa"
+	if err := other.Verify(w.doc, w.trust, now); !errors.Is(err, ErrDocument) {
+		t.Errorf("another overlay's: %v", err)
+	}
+	if w.doc.Hash() == second.Hash() || len(w.doc.ShortHash()) != 16 {
+		t.Error("hashes")
+	}
+}
+
+func TestDocumentRoundTrip(t *testing.T) {
+	w := newWorld(t)
+	d := *w.doc
+	d.Sequence, d.NoICE, d.MaxMessageSize, d.ReliabilityTimer = 65534, true, 4000, 200*time.Millisecond
+	d.Expiration = time.Date(2040, 1, 2, 3, 4, 5, 0, time.UTC)
+	d.Rest.LinkProtocols = []string{"TLS"}
+	d.BadNodes = []wire.NodeID{w.kit.NodeID()}
+	d.Kinds = append(slices.Clone(d.Kinds), Kind{ID: 0xf0000001, Model: wire.SingleValue, AccessControl: NodeMultiple, MaxCount: 1, MaxSize: 2, MaxMultiple: 3})
+	got := must(d.Sign(must(w.root.Signer())))
+	clean := func(d Document) string {
+		d.raw = raw{}
+		d.Kinds = slices.Clone(d.Kinds)
+		for i := range d.Kinds {
+			d.Kinds[i].element, d.Kinds[i].signature = nil, nil
+		}
+		d.RootCerts = nil
+		return fmt.Sprintf("%+v", d)
+	}
+	if clean(*got) != clean(d) {
+		t.Errorf("\n got %s\nwant %s", clean(*got), clean(d))
+	}
+	if err := got.Verify(w.doc, w.trust, now); err != nil {
+		t.Error(err)
+	}
+	d.Rest.SharedSecret = true
+	if _, err := d.Sign(must(w.root.Signer())); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("what cannot be written: %v", err)
+	}
+}
+
+// RFC 6940 §6.3.2.1 and §11.1: sequences count from 0 to 2^16−2 and are compared as TCP does.
+func TestSequences(t *testing.T) {
+	for _, c := range []struct {
+		a, b uint16
+		want int
+	}{{1, 1, 0}, {2, 1, 1}, {1, 2, -1}, {0, 65534, 1}, {65534, 0, -1}, {32767, 0, 1}, {32768, 0, -1}, {65535, 3, 0}, {3, 65535, 0}} {
+		if got := CompareSequence(c.a, c.b); got != c.want {
+			t.Errorf("CompareSequence(%d, %d) = %d", c.a, c.b, got)
+		}
+	}
+	for a := range uint16(65535) {
+		if next := NextSequence(a); next == wire.AnySequence || CompareSequence(next, a) != 1 || CompareSequence(a, next) != -1 {
+			t.Fatalf("NextSequence(%d) = %d", a, next)
+		}
+	}
+}
+
+// The grammar of RFC 6940 §11.1.1, for what this package writes: which element may stand where and how often, and
+// what its text must look like. With xmllint and a schema at hand (RELOAD_SCHEMA, a RELAX NG file) that judges too.
+func TestGeneratedDocumentKeepsTheGrammar(t *testing.T) {
+	w := newWorld(t)
+	const (
+		once = 1
+		many = 1 << 20
+	)
+	number, boolean, b64, hexID := regexp.MustCompile(`^[0-9]+$`), regexp.MustCompile(`^(true|false|0|1)$`), regexp.MustCompile(`^[A-Za-z0-9+/]+=*$`), regexp.MustCompile(`^[0-9a-f]{32,40}$`)
+	type rule struct {
+		most int
+		text *regexp.Regexp
+	}
+	grammar := map[string]map[string]rule{
+		"":        {"overlay": {once, nil}},
+		"overlay": {"configuration": {many, nil}, "signature": {many, b64}},
+		"configuration": {
+			"topology-plugin": {once, regexp.MustCompile("^CHORD-RELOAD$")}, "max-message-size": {once, number}, "initial-ttl": {once, number},
+			"root-cert": {many, b64}, "required-kinds": {once, nil}, "kind-signer": {many, hexID}, "configuration-signer": {many, hexID},
+			"bad-node": {many, hexID}, "no-ice": {once, boolean}, "clients-permitted": {once, boolean}, "turn-density": {once, number},
+			"node-id-length": {once, number}, "chord-ping-interval": {once, number}, "chord-update-interval": {once, number}, "chord-reactive": {once, boolean},
+		},
+		"required-kinds": {"kind-block": {many, nil}},
+		"kind-block":     {"kind": {once, nil}, "kind-signature": {once, b64}},
+		"kind": {
+			"max-count": {once, number}, "max-size": {once, number}, "max-node-multiple": {once, number},
+			"data-model": {once, regexp.MustCompile("^(SINGLE|ARRAY|DICTIONARY)$")}, "access-control": {once, regexp.MustCompile("^(USER|NODE|USER-NODE)-MATCH|NODE-MULTIPLE$")},
+		},
+	}
+	attributes := map[string][]string{"configuration": {"instance-name", "sequence", "expiration"}, "kind": {"name", "id"}, "overlay": {"xmlns", "chord"}}
+	dec := xml.NewDecoder(bytes.NewReader(w.doc.Raw()))
+	path, counts, text := []string{""}, []map[string]int{{}}, ""
+	seen := 0
+	for {
+		tok, err := dec.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		switch e := tok.(type) {
+		case xml.StartElement:
+			parent, name := path[len(path)-1], e.Name.Local
+			r, ok := grammar[parent][name]
+			counts[len(counts)-1][name]++
+			if !ok || counts[len(counts)-1][name] > r.most {
+				t.Errorf("element %s in %q, number %d", name, parent, counts[len(counts)-1][name])
+			}
+			if want := map[bool]string{true: nsChord, false: nsBase}[strings.HasPrefix(name, "chord-")]; e.Name.Space != want {
+				t.Errorf("element %s in namespace %s", name, e.Name.Space)
+			}
+			for _, a := range e.Attr {
+				if !slices.Contains(attributes[name], a.Name.Local) {
+					t.Errorf("attribute %s of %s", a.Name.Local, name)
+				}
+			}
+			path, counts, text = append(path, name), append(counts, map[string]int{}), ""
+			seen++
+		case xml.CharData:
+			text += string(e)
+		case xml.EndElement:
+			name := path[len(path)-1]
+			if r := grammar[path[len(path)-2]][name]; r.text != nil && !r.text.MatchString(text) {
+				t.Errorf("text of %s: %q", name, text)
+			}
+			path, counts, text = path[:len(path)-1], counts[:len(counts)-1], ""
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d elements", seen)
+	}
+	schema := os.Getenv("RELOAD_SCHEMA")
+	if tool, err := exec.LookPath("xmllint"); err == nil && schema != "" {
+		file := filepath.Join(t.TempDir(), "document.xml")
+		if err := os.WriteFile(file, w.doc.Raw(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(tool, "--noout", "--nonet", "--relaxng", schema, file).CombinedOutput(); err != nil {
+			t.Errorf("xmllint: %v\n%s", err, out)
+		}
+	}
+}
+
+func FuzzParseDocument(f *testing.F) {
+	w := newWorld(f)
+	f.Add(w.doc.Raw())
+	f.Add(document(rootElement(w)))
+	f.Add([]byte("<overlay"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := ParseDocument(b, "")
+		if err != nil {
+			return
+		}
+		if !bytes.Contains(b, d.raw.configuration) || !bytes.HasPrefix(d.raw.configuration, []byte("<")) || !bytes.HasSuffix(d.raw.configuration, []byte(">")) {
+			t.Errorf("signed bytes %q are not an element of the document", d.raw.configuration)
+		}
+		_ = d.Supported()
+		_ = d.Verify(d, w.trust, now)
+	})
+}
+
+func FuzzParseCertificate(f *testing.F) {
+	w := newWorld(f)
+	f.Add(w.kit.Signer().Certificates()[0])
+	f.Add(must(w.kit.SignerFor("a@b")).Certificates()[0])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := parseCertificate(b, testOverlay, 16); err == nil && c.peer.NodeID.Len() != 16 {
+			t.Errorf("Node-ID of %d bytes", c.peer.NodeID.Len())
+		}
+	})
+}
+
+func BenchmarkParseDocument(b *testing.B) {
+	w := newWorld(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := ParseDocument(w.doc.Raw(), testOverlay); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
