@@ -30,13 +30,15 @@ const maxInFlight = 16384
 // Switch joins interfaces of one host like an Ethernet switch that loses and delays frames. It
 // stands in for the kernel's network emulation, which small kernels are built without.
 type Switch struct {
-	ports   []*port
 	cond    atomic.Pointer[Condition]
 	Passed  atomic.Uint64 // frames written to a port
 	Dropped atomic.Uint64 // by Loss
 	Full    atomic.Uint64 // by maxInFlight
 
-	mu    sync.Mutex // guards queue and table
+	readers sync.WaitGroup
+
+	mu    sync.Mutex // guards ports, queue and table
+	ports []*port
 	queue flight
 	table map[[6]byte]*port
 	wake  chan struct{}
@@ -73,18 +75,29 @@ func NewSwitch(h *Host, c Condition, names ...string) (*Switch, error) {
 	s := &Switch{table: map[[6]byte]*port{}, wake: make(chan struct{}, 1)}
 	s.SetCondition(c)
 	for _, name := range names {
-		if err := h.Up(name); err != nil {
+		if err := s.Plug(h, name); err != nil {
 			s.close()
 			return nil, err
 		}
-		p, err := openPort(h, name)
-		if err != nil {
-			s.close()
-			return nil, fmt.Errorf("switch port %s/%s: %w", h.name, name, err)
-		}
-		s.ports = append(s.ports, p)
 	}
 	return s, nil
+}
+
+// Plug makes one more interface of h a port and brings it up; the switch may be running. A port whose
+// interface is gone stays, and carries nothing.
+func (s *Switch) Plug(h *Host, name string) error {
+	if err := h.Up(name); err != nil {
+		return err
+	}
+	p, err := openPort(h, name)
+	if err != nil {
+		return fmt.Errorf("switch port %s/%s: %w", h.name, name, err)
+	}
+	s.mu.Lock()
+	s.ports = append(s.ports, p)
+	s.mu.Unlock()
+	s.readers.Go(func() { s.read(p) })
+	return nil
 }
 
 func openPort(h *Host, name string) (p *port, err error) {
@@ -120,10 +133,6 @@ func (s *Switch) SetCondition(c Condition) { s.cond.Store(&c) }
 
 // Run moves frames until ctx ends, then closes the ports.
 func (s *Switch) Run(ctx context.Context) {
-	var readers sync.WaitGroup
-	for _, p := range s.ports {
-		readers.Go(func() { s.read(p) })
-	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -135,10 +144,12 @@ func (s *Switch) Run(ctx context.Context) {
 		}
 	}
 	s.close()
-	readers.Wait()
+	s.readers.Wait()
 }
 
 func (s *Switch) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, p := range s.ports {
 		_ = p.file.Close()
 	}
