@@ -62,6 +62,10 @@ type Handset struct {
 type Link struct {
 	Interfaces []string `toml:"interfaces"` // allow-list; none is every interface but the handsets' and loopback
 	Port       uint16   `toml:"port"`       // UDP, of the overlay's bootstrap listener; 0 is any
+	// Addresses are the overlay's own, instead of those of the interfaces.
+	Addresses []netip.Addr `toml:"addresses"`
+	// Neighbours are bootstrap addresses of kits that mDNS does not reach. They may be, and go, as they like.
+	Neighbours []netip.AddrPort `toml:"neighbours"`
 }
 
 // SIP is the registrar and proxy.
@@ -83,11 +87,19 @@ type Status struct {
 
 // Board is the LEDs and the button.
 type Board struct {
-	Simulated bool   `toml:"simulated"` // no hardware even where there is some
-	Green     string `toml:"green"`     // GPIO names, see `gpioinfo`; "" is none
-	Yellow    string `toml:"yellow"`
-	Red       string `toml:"red"`
-	Button    string `toml:"button"`
+	Simulated bool `toml:"simulated"` // no hardware even where there is some
+	Pins      Pins `toml:"pins"`
+}
+
+// Pins are GPIO lines by the names that the kernel gives them, see gpioinfo; "" is not fitted.
+type Pins struct {
+	Power      string `toml:"power"`
+	Phones     string `toml:"phones"`
+	LinkBlue   string `toml:"link_blue"`
+	LinkYellow string `toml:"link_yellow"`
+	Red        string `toml:"red"`
+	Button     string `toml:"button"`
+	Single     string `toml:"single"` // an LED of the board itself below /sys/class/leds
 }
 
 // Log is how much is written.
@@ -124,7 +136,10 @@ const (
 	FromFlag    Source = "command line"
 )
 
-const maxFile = 64 << 10 // bytes
+const (
+	maxFile = 64 << 10 // bytes
+	maxList = 32       // addresses, neighbours
+)
 
 // Default is a kit as it comes out of the box.
 func Default() *Config {
@@ -139,8 +154,9 @@ func Default() *Config {
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 32},
 		Status: Status{Listen: ":80"},
-		// Lines that have one name on every board, see the board's manual.
-		Board:    Board{Green: "GPIO17", Yellow: "GPIO27", Red: "GPIO22", Button: "GPIO23"},
+		Board: Board{Pins: Pins{
+			Power: "GPIO5", Phones: "GPIO6", LinkBlue: "GPIO13", LinkYellow: "GPIO12", Red: "GPIO16", Button: "GPIO17", Single: "ACT",
+		}},
 		Lifetime: Lifetime{Registration: Duration{time.Hour}, Minimum: Duration{time.Minute}, Publication: Duration{10 * time.Minute}},
 		sources:  map[string]Source{},
 	}
@@ -245,6 +261,15 @@ func (c *Config) Validate() error {
 		want(i != "" && len(i) <= 15, "link.interfaces", fmt.Sprintf("%q", i), "interface names of 1 to 15 bytes")
 		want(i != c.Handset.Interface, "link.interfaces", fmt.Sprintf("%q", i), "not the handsets' interface: it has the same address on every kit")
 	}
+	for _, a := range c.Link.Addresses {
+		want(a.IsValid() && !a.IsUnspecified() && !a.IsMulticast(), "link.addresses", a, "unicast addresses")
+		want(!c.Handset.Network.Contains(a.Unmap()), "link.addresses", a, fmt.Sprintf("none of handset.network %v", c.Handset.Network))
+	}
+	want(len(c.Link.Addresses) <= maxList, "link.addresses", len(c.Link.Addresses), fmt.Sprintf("at most %d", maxList))
+	want(len(c.Link.Neighbours) <= maxList, "link.neighbours", len(c.Link.Neighbours), fmt.Sprintf("at most %d", maxList))
+	for _, a := range c.Link.Neighbours {
+		want(a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast(), "link.neighbours", a, "unicast addresses with a port")
+	}
 	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
 	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
 	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")
@@ -258,12 +283,17 @@ func (c *Config) Validate() error {
 		}
 		want(err == nil, "status.listen", fmt.Sprintf("%q", c.Status.Listen), "ADDRESS:PORT or :PORT")
 	}
-	pins := map[string]string{}
-	for _, p := range []struct{ key, pin string }{{"board.green", c.Board.Green}, {"board.yellow", c.Board.Yellow}, {"board.red", c.Board.Red}, {"board.button", c.Board.Button}} {
-		if other, twice := pins[p.pin]; twice && p.pin != "" {
-			want(false, p.key, p.pin, "another pin than "+other)
+	pins, taken := reflect.ValueOf(c.Board.Pins), map[string]string{}
+	for i := range pins.NumField() {
+		key, pin := "board.pins."+pins.Type().Field(i).Tag.Get("toml"), pins.Field(i).String()
+		want(len(pin) <= 32, key, pin, "a name of at most 32 bytes")
+		if pin == "" {
+			continue
 		}
-		pins[p.pin] = p.key
+		if other, twice := taken[pin]; twice {
+			want(false, key, pin, "another pin than "+other)
+		}
+		taken[pin] = key
 	}
 	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 	want(slices.Contains(levels, c.Log.Level), "log.level", c.Log.Level, "debug, info, warn or error")

@@ -77,7 +77,9 @@ func enrol(s Items, given *Mission) (*ident.Identity, *Mission, error) {
 	case given == nil:
 		m = kept
 	case kept != nil && kept.Same(given):
-		m = kept.adopt(given)
+		if m, err = kept.Adopt(given); err != nil {
+			return nil, nil, err
+		}
 		m.Root.Key = given.Root.Key
 		if m.Root.Key == "" {
 			m.Root.Key = kept.Root.Key

@@ -321,13 +321,17 @@ func (m *Mission) Same(o *Mission) bool {
 	return m.Overlay == o.Overlay && strings.TrimSpace(m.Root.Certificate) == strings.TrimSpace(o.Root.Certificate)
 }
 
-// adopt takes over what a newer file of the same mission says. The configuration document with the higher
-// sequence wins, wherever it came from: a kit may have learnt a newer one from its neighbours.
-func (m *Mission) adopt(o *Mission) *Mission {
+// Adopt is what a kit of mission m goes on with when it gets a newer file o of the same mission: o's accounts and
+// Wi-Fi, never its root key, and of the two configuration documents the one with the higher sequence, because a kit
+// may have learnt a newer one from its neighbours. It fails when o is of another mission.
+func (m *Mission) Adopt(o *Mission) (*Mission, error) {
+	if !m.Same(o) {
+		return nil, fmt.Errorf("%w %q: of another mission than %q", ErrInvalid, o.Name, m.Name)
+	}
 	c := o.WithoutRootKey()
 	c.Founded = m.Founded && o.Founded
 	if ident.CompareSequence(m.document.Sequence, o.document.Sequence) > 0 {
 		c.Config, c.document, c.trust = m.Config, m.document, m.trust
 	}
-	return c
+	return c, nil
 }
