@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fieldkit/overlay/chord"
@@ -39,6 +40,7 @@ type Node struct {
 	watchers watchers
 	apps     handlers
 	began    sync.Once
+	settled  atomic.Uint64
 }
 
 // params is what the configuration document says to this package, in its terms.
@@ -259,6 +261,19 @@ func (n *Node) Discovered(id wire.NodeID, addrs []netip.AddrPort) {
 func (n *Node) Lost(id wire.NodeID) {
 	n.offer(func(l *loop) { l.lost(id) })
 }
+
+// Refused tells of a peer whose handshake the transport refused; those that are strangers show in Snapshot.
+func (n *Node) Refused(from netip.AddrPort, reason error) {
+	n.offer(func(l *loop) {
+		if isStranger(reason) {
+			l.refusedStranger(from.Addr().String(), reason)
+		}
+	})
+}
+
+// Settled counts how often the neighbours had changed and settled, which is when others may have become
+// responsible for what this kit stored: owners store it again then.
+func (n *Node) Settled() uint64 { return n.settled.Load() }
 
 // offer gives the loop something to do unless its queue is full.
 func (n *Node) offer(f func(*loop)) {

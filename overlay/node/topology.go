@@ -65,6 +65,7 @@ func (l *loop) carryOut(out []chord.Output, join *request) {
 			l.changed()
 		case chord.Settled:
 			l.topo.generation++
+			l.n.settled.Store(l.topo.generation)
 			l.settled()
 			l.changed()
 		}
@@ -155,10 +156,13 @@ func (l *loop) noteStranger(from *link, err error) {
 	if from != nil {
 		who = from.peer.String()
 	}
-	if !errors.Is(err, ident.ErrUntrusted) && !errors.Is(err, ident.ErrRevoked) && !errors.Is(err, ident.ErrSignature) {
-		return
+	if isStranger(err) {
+		l.refusedStranger(who, err)
 	}
-	l.refusedStranger(who, err)
+}
+
+func isStranger(err error) bool {
+	return errors.Is(err, ident.ErrUntrusted) || errors.Is(err, ident.ErrRevoked) || errors.Is(err, ident.ErrSignature)
 }
 
 func (l *loop) refusedStranger(who string, err error) {
@@ -196,7 +200,7 @@ func (l *loop) bootstrap(id wire.NodeID) {
 			if err != nil {
 				l.n.counters.DialsFailed.Add(1)
 				l.log.Debug("bootstrap failed", "peer", id, "err", err)
-				if errors.Is(err, ident.ErrUntrusted) || errors.Is(err, ident.ErrRevoked) {
+				if isStranger(err) {
 					l.refusedStranger(who, err)
 				}
 				l.tell(chord.BootstrapFailed{ID: id})
