@@ -79,7 +79,12 @@ func (d Destination) AppendBinary(b []byte) ([]byte, error) {
 }
 
 func (r *reader) destinations(what string) []Destination {
-	var list []Destination
+	if !r.more() {
+		return nil
+	}
+	// Most entries are Node-IDs: one allocation then holds them all, and no more than a few times the input.
+	const usual = 2 + MinNodeIDLen
+	list := make([]Destination, 0, min(len(r.b)/usual+1, MaxDestinations))
 	for r.more() {
 		if len(list) == MaxDestinations {
 			r.fail(what + " too long")
