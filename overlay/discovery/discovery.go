@@ -283,6 +283,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 				return ErrWatch
 			}
 			l.interfaces(ctx, ifs)
+			l.dirty = true
 			d.readyOnce.Do(func() { close(d.ready) })
 		case r := <-l.reports:
 			l.report(r)
@@ -295,7 +296,9 @@ func (d *Discovery) Run(ctx context.Context) error {
 				wake(s.kick)
 			}
 		}
-		l.publish()
+		if l.dirty {
+			l.publish()
+		}
 	}
 }
 
@@ -309,6 +312,7 @@ type loop struct {
 	table    table
 	stats    Stats
 	ended    []<-chan struct{} // of stations that are shutting down
+	dirty    bool              // the snapshot is old; counters alone wait for the end of a cycle
 }
 
 // report is what a station tells the loop.
@@ -393,7 +397,7 @@ func (l *loop) report(r report) {
 		return // replaced meanwhile
 	}
 	if r.state != nil {
-		r.from.state = *r.state
+		r.from.state, l.dirty = *r.state, true
 	}
 	if r.flood {
 		l.stats.Floods++
@@ -405,6 +409,9 @@ func (l *loop) report(r report) {
 	if r.peer != nil {
 		l.stats.Entries++
 		l.peer(r)
+	}
+	if r.flood || r.cycleEnd {
+		l.dirty = true
 	}
 	if r.cycleEnd {
 		events, missing := l.table.endCycle(r.from.ifc.Name)
@@ -434,12 +441,18 @@ func (l *loop) peer(r report) {
 }
 
 func (l *loop) event(e Event) {
-	l.cfg.Log.Info("kit "+e.Kind.String(), "node_id", e.Peer.NodeID, "interface", e.Peer.Interface,
+	l.dirty = true
+	level := slog.LevelInfo
+	if e.Peer.Overlay != l.d.text.Load().Overlay {
+		level = slog.LevelDebug // anybody can make up thousands of these
+	}
+	l.cfg.Log.Log(context.Background(), level, "kit "+e.Kind.String(), "node_id", e.Peer.NodeID, "interface", e.Peer.Interface,
 		"name", e.Peer.Name, "overlay", e.Peer.Overlay, "addrs", e.Peer.Addrs)
 	l.cfg.OnEvent(e)
 }
 
 func (l *loop) publish() {
+	l.dirty = false
 	s := &Snapshot{Peers: l.table.peers(), Stats: l.stats}
 	for _, st := range l.stations {
 		i := st.state

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -173,6 +174,7 @@ func startKit(t *testing.T, h *netns.Host, c kitConfig) *kit {
 		defer close(k.ended)
 		defer close(k.lines)
 		s := bufio.NewScanner(out)
+		s.Buffer(nil, 1<<22) // a full table
 		for s.Scan() {
 			var l line
 			if json.Unmarshal(s.Bytes(), &l) == nil {
@@ -571,4 +573,28 @@ func TestHandsetSideStaysOut(t *testing.T) {
 	if s, _ := b.snapshot(); len(s.Interfaces) != 1 {
 		t.Errorf("kit does not work on its link: %+v", s)
 	}
+}
+
+// netnsVeth gives host 1 of the LAN a handset side with a phone on it; the
+// group is joined there by somebody else, which opens the interface.
+func netnsVeth(l *lan, phone *netns.Host) error {
+	k := l.hosts[0]
+	err := errors.Join(netns.Veth(k, "wlan0", phone, "eth0"), k.Up("wlan0"), phone.Up("eth0"),
+		k.AddAddress("wlan0", netip.MustParsePrefix("10.73.0.1/16")),
+		phone.AddAddress("eth0", netip.MustParsePrefix("10.73.0.9/16")))
+	if err != nil {
+		return err
+	}
+	return k.Do(func() error {
+		wlan0, err := net.InterfaceByName("wlan0")
+		if err != nil {
+			return err
+		}
+		c, err := net.ListenMulticastUDP("udp4", wlan0, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
+		if err != nil {
+			return err
+		}
+		l.t.Cleanup(func() { _ = c.Close() })
+		return nil
+	})
 }

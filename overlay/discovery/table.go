@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 )
 
@@ -23,6 +24,39 @@ type row struct {
 	seen   bool // in the running cycle
 	missed int  // cycles in a row
 	last   uint64
+	// absent counts the answers in a row without an address of a family: some
+	// responders send IPv4 and IPv6 in different answers, of which the library
+	// passes on one in each cycle.
+	absent [2]int
+}
+
+// families are the indices of row.absent.
+var families = [2]func(netip.AddrPort) bool{
+	func(a netip.AddrPort) bool { return a.Addr().Is4() },
+	func(a netip.AddrPort) bool { return a.Addr().Is6() },
+}
+
+// merge returns the addresses after an answer with some: those of a family in
+// it replace what was known of that family, those of the other one stay until
+// they were absent too often. Another port is another process: nothing stays.
+func (r *row) merge(addrs []netip.AddrPort, misses int) []netip.AddrPort {
+	out := slices.Clone(addrs)
+	for i, in := range families {
+		if slices.ContainsFunc(addrs, in) {
+			r.absent[i] = 0
+			continue
+		}
+		if r.absent[i]++; r.absent[i] >= misses {
+			continue
+		}
+		for _, a := range r.peer.Addrs {
+			if in(a) && (len(addrs) == 0 || a.Port() == addrs[0].Port()) && len(out) < MaxAddresses {
+				out = append(out, a)
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out
 }
 
 // observe takes in that p answered. Kits of our own overlay push out the oldest
@@ -47,6 +81,7 @@ func (t *table) observe(p Peer, overlay string) (events []Event, ok bool) {
 		return append(events, Event{Up, p}), true
 	}
 	r.seen, r.missed, r.last = true, 0, t.clock
+	p.Addrs = r.merge(p.Addrs, t.misses)
 	if slices.Equal(r.peer.Addrs, p.Addrs) && r.peer.Text == p.Text {
 		return nil, true
 	}

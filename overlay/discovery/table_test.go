@@ -96,3 +96,33 @@ func TestTableBound(t *testing.T) {
 		t.Error("table of our own kits grew beyond its bound")
 	}
 }
+
+func TestAddressesOfBothFamiliesGatherOverCycles(t *testing.T) {
+	tb := table{misses: 3, limit: 10}
+	for i, step := range []struct{ addrs, want string }{
+		{"10.9.0.2:1", "10.9.0.2:1"},
+		{"[fe80::2%e]:1", "10.9.0.2:1 [fe80::2%e]:1"},
+		{"10.9.0.3:1", "10.9.0.3:1 [fe80::2%e]:1"}, // replaces its own family
+		{"10.9.0.3:1", "10.9.0.3:1 [fe80::2%e]:1"},
+		{"10.9.0.3:1", "10.9.0.3:1"}, // the other was absent three times
+		{"[fe80::2%e]:1", "10.9.0.3:1 [fe80::2%e]:1"},
+		{"10.9.0.3:2", "10.9.0.3:2"}, // another port: nothing of before holds
+		{"", "10.9.0.3:2"},           // nothing that can be reached from here
+		{"", "10.9.0.3:2"},
+		{"", ""},
+	} {
+		p := peer("a", "e")
+		p.Addrs = nil
+		for a := range strings.FieldsSeq(step.addrs) {
+			p.Addrs = append(p.Addrs, netip.MustParseAddrPort(a))
+		}
+		_, _ = tb.observe(p, "aa")
+		var got []string
+		for _, a := range tb.peers()[0].Addrs {
+			got = append(got, a.String())
+		}
+		if s := strings.Join(got, " "); s != step.want {
+			t.Errorf("step %d: %q, want %q", i, s, step.want)
+		}
+	}
+}
