@@ -263,7 +263,7 @@ func (c *Config) Validate() error {
 	}
 	for _, a := range c.Link.Addresses {
 		want(a.IsValid() && !a.IsUnspecified() && !a.IsMulticast(), "link.addresses", a, "unicast addresses")
-		want(!c.Handset.Network.Contains(a.Unmap()), "link.addresses", a, fmt.Sprintf("none of handset.network %v", c.Handset.Network))
+		want(a.Unmap() != c.Handset.Address.Unmap(), "link.addresses", a, "not handset.address: it is the same on every kit")
 	}
 	want(len(c.Link.Addresses) <= maxList, "link.addresses", len(c.Link.Addresses), fmt.Sprintf("at most %d", maxList))
 	want(len(c.Link.Neighbours) <= maxList, "link.neighbours", len(c.Link.Neighbours), fmt.Sprintf("at most %d", maxList))
