@@ -368,7 +368,8 @@ func (c *Call) final(best int) Action {
 	}
 	b := c.branches[best]
 	switch {
-	case c.expired && (b.status == 487 || b.status == 408):
+	case b.status == 487 && b.cancel, c.expired && b.status == 408:
+		// We ended it, not the caller: nobody answered in time.
 		return Reply{Status: 480}
 	case b.status == 503:
 		// §16.7 step 6: a 503 of one branch says nothing of us; it would make the

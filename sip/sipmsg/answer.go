@@ -22,10 +22,13 @@ func Peek(b []byte) (l Line, ok bool) {
 	if !ok || !token(method) || strings.HasPrefix(method, "SIP/") {
 		return Line{}, false
 	}
-	uri, version, ok := strings.Cut(rest, " ")
-	if !ok || !strings.HasPrefix(version, "SIP/") {
+	// The last word is the version, whatever blanks a malformed URI has: the
+	// request is to be answered even so (lwsruri, RFC 4475 §3.1.2.8).
+	words := strings.Fields(rest)
+	if len(words) < 2 || !strings.HasPrefix(words[len(words)-1], "SIP/") {
 		return Line{}, false
 	}
+	uri := words[0]
 	_, uri, _ = strings.Cut(uri, ":")
 	user, _, _ := strings.Cut(uri, "@")
 	user, _, _ = strings.Cut(user, ";")

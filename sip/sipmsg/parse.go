@@ -16,7 +16,7 @@ const (
 	MaxHeader  = 16_384 // start line and header fields together
 	maxLine    = 8_192  // one header field, unfolded
 	maxFields  = 192
-	maxVias    = 16
+	maxVias    = 70 // one per hop, and Max-Forwards starts with 70
 )
 
 // Fault is what is wrong with a message and how a request is to be answered.
@@ -213,7 +213,7 @@ func startLine(s string) (sip.Message, *Fault) {
 		return sip.NewResponse(int(code), reason), nil
 	}
 	parts := strings.Split(s, " ")
-	if len(parts) != 3 || !token(parts[0]) || len(parts[0]) > 32 || parts[1] == "" {
+	if len(parts) != 3 || !token(parts[0]) || len(parts[0]) > 128 || parts[1] == "" {
 		return nil, bad("Malformed Request-Line")
 	}
 	if !strings.EqualFold(parts[2], "SIP/2.0") {
@@ -252,7 +252,7 @@ func RequestURI(s string) (sip.Uri, *Fault) {
 		return uri, bad("Malformed Request-URI")
 	}
 	// §19.1.1: header parts are not allowed in a Request-URI (escruri, RFC 4475 §3.1.2.11).
-	if len(uri.Headers) > 0 || (uri.Scheme == "sip" && strings.Contains(s, "?")) {
+	if len(uri.Headers) > 0 || (uri.Scheme == "sip" && strings.Contains(s[strings.LastIndexByte(s, '@')+1:], "?")) {
 		return uri, bad("Header in Request-URI")
 	}
 	return uri, nil
@@ -296,19 +296,27 @@ func fields(msg sip.Message, r *raw) *Fault {
 			}
 			length = int(n)
 			continue // SetBody writes it
-		case "CSeq", "Via":
-			f.value = normal(f.name, f.value)
+		case "CSeq":
+			f.value = strings.Join(strings.Fields(f.value), " ")
+		case "Via":
+			for i, v := range Split(f.value) {
+				if i >= maxVias || v == "" || appendParsed(msg, "Via", normalVia(v)) != nil {
+					return bad("Malformed Via")
+				}
+			}
+			continue
+		case "From", "To":
+			// sipgo cannot write a quoted parameter back as it was; nobody sends one here.
+			if a, err := ParseAddress(f.value); err != nil || strings.Contains(f.value[closeAngle(f.value)+1:], `"`) || len(a.Text) > 1024 {
+				return bad("Malformed " + f.name)
+			}
 		}
 		if !parsed[f.name] {
 			msg.AppendHeader(sip.NewHeader(f.name, f.value))
 			continue
 		}
-		hs, err := sipHeaders.ParseHeader(nil, []byte(f.name+": "+f.value))
-		if err != nil {
+		if err := appendParsed(msg, f.name, f.value); err != nil {
 			return bad("Malformed " + f.name)
-		}
-		for _, h := range hs {
-			msg.AppendHeader(h)
 		}
 	}
 	for _, name := range []string{"Via", "From", "To", "Call-ID", "CSeq"} {
@@ -320,21 +328,16 @@ func fields(msg sip.Message, r *raw) *Fault {
 	vias := 0
 	for _, h := range msg.GetHeaders("via") {
 		v, ok := h.(*sip.ViaHeader)
-		if vias++; !ok || vias > maxVias || !validHost(strings.Trim(v.Host, "[]"), v.Port) || !token(v.Transport) {
+		if vias++; !ok || vias > maxVias || v.ProtocolName != "SIP" || v.ProtocolVersion != "2.0" || !validHost(strings.Trim(v.Host, "[]"), v.Port) || !token(v.Transport) {
 			return bad("Malformed Via")
 		}
 	}
-	cseq, from, to := msg.CSeq(), msg.From(), msg.To()
-	if cseq == nil || from == nil || to == nil || msg.Via() == nil || msg.CallID() == nil || !token(string(cseq.MethodName)) {
+	cseq := msg.CSeq()
+	if cseq == nil || msg.From() == nil || msg.To() == nil || msg.Via() == nil || msg.CallID() == nil || !token(string(cseq.MethodName)) {
 		return bad("Malformed Header Field")
 	}
 	if len(*msg.CallID()) > 512 {
 		return bad("Call-ID Too Long")
-	}
-	for _, u := range []*sip.Uri{&from.Address, &to.Address} {
-		if u.Wildcard || (u.Host == "" && u.Raw() == "") {
-			return bad("Malformed From or To")
-		}
 	}
 	if req != nil && cseq.MethodName != req.Method {
 		return bad("CSeq Method Mismatch") // mismatch01, RFC 4475 §3.3.16
@@ -351,11 +354,19 @@ func fields(msg sip.Message, r *raw) *Fault {
 	return nil
 }
 
-// normal removes the blanks RFC 3261 §25.1 allows but sipgo does not.
-func normal(name, v string) string {
-	if name == "CSeq" {
-		return strings.Join(strings.Fields(v), " ")
+func appendParsed(msg sip.Message, name, value string) error {
+	hs, err := sipHeaders.ParseHeader(nil, []byte(name+": "+value))
+	if err != nil {
+		return fmt.Errorf("header field %s: %w", name, err)
 	}
+	for _, h := range hs {
+		msg.AppendHeader(h)
+	}
+	return nil
+}
+
+// normalVia removes the blanks RFC 3261 §25.1 allows but sipgo does not.
+func normalVia(v string) string {
 	head, tail, ok := strings.Cut(v, ";")
 	parts := strings.SplitN(head, "/", 3)
 	for i := range parts {

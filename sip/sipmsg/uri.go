@@ -84,6 +84,9 @@ func ParseAddress(v string) (a Address, err error) {
 	} else {
 		// §20.10: without brackets, what follows a semicolon belongs to the field.
 		text, params, _ = strings.Cut(v, ";")
+		if strings.Contains(text, "?") {
+			return a, fmt.Errorf("%w: headers without brackets", ErrAddress) // regbadct, RFC 4475 §3.3.13
+		}
 	}
 	a.Text = strings.TrimSpace(text)
 	for _, p := range splitParams(params) {
@@ -92,13 +95,29 @@ func ParseAddress(v string) (a Address, err error) {
 			a.Params[k] = strings.Trim(strings.TrimSpace(val), `"`)
 		}
 	}
+	if scheme, _, ok := strings.Cut(a.Text, ":"); !ok || !token(scheme) || strings.ContainsFunc(a.Text, func(c rune) bool {
+		return c <= ' ' || c == 0x7f || c == '<' || c == '>' || c == '"'
+	}) {
+		return a, fmt.Errorf("%w: %q", ErrAddress, a.Text)
+	}
 	if err := sip.ParseUri(a.Text, &a.URI); err != nil || a.URI.Wildcard {
+		return a, fmt.Errorf("%w: %q", ErrAddress, a.Text)
+	}
+	if a.URI.Scheme != "sip" && a.URI.Scheme != "sips" && a.URI.Raw() == "" {
 		return a, fmt.Errorf("%w: %q", ErrAddress, a.Text)
 	}
 	if a.URI.Scheme == "sip" && !validHost(a.URI.Host, a.URI.Port) {
 		return a, fmt.Errorf("%w: host of %q", ErrAddress, a.Text)
 	}
 	return a, nil
+}
+
+// closeAngle is where the parameters of the field begin.
+func closeAngle(v string) int {
+	if i := openAngle(v); i >= 0 {
+		return i + max(strings.IndexByte(v[i:], '>'), 0)
+	}
+	return -1
 }
 
 func openAngle(v string) int {
