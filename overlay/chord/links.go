@@ -134,6 +134,11 @@ func (s *State) checkAlone() {
 	}
 	s.phase = Alone
 	s.dirty = false
+	s.searchSoon()
+}
+
+// searchSoon makes a peer that has become alone look for others now and not at the next interval.
+func (s *State) searchSoon() {
 	for _, c := range s.contacts {
 		c.sameRing = time.Time{}
 		if at := s.now.Add(s.spread(yieldDelay)); c.dial.at.After(at) && c.dial.fails == 0 {

@@ -63,7 +63,11 @@ func (s *State) countBoot() (n int) {
 
 func (s *State) bootDown(c *contact) {
 	c.boot = bootLink{}
-	if at := s.now.Add(s.spread(s.cfg.DiscoveryInterval)); at.After(c.dial.at) {
+	wait := s.cfg.DiscoveryInterval
+	if s.phase == Alone {
+		wait = yieldDelay // nobody else to talk to
+	}
+	if at := s.now.Add(s.spread(wait)); at.After(c.dial.at) {
 		c.dial.at = at
 	}
 }
@@ -105,7 +109,7 @@ func (s *State) bootstrapFailed(id wire.NodeID) {
 	}
 	c.dial.until = time.Time{}
 	c.dial.fails++
-	c.dial.at = s.now.Add(max(s.backoff(c.dial.fails), 0))
+	c.dial.at = s.now.Add(s.backoff(c.dial.fails))
 }
 
 func (s *State) startProbe(c *contact) {

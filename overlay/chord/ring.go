@@ -212,7 +212,8 @@ func (s *State) Plausible(r wire.ResourceID, sender wire.NodeID) bool {
 	if !ok || !s.valid(sender) {
 		return false
 	}
-	closer := sender == k || sender != set[len(set)-1] && between(k, sender, set[len(set)-1])
+	last := set[len(set)-1]
+	closer := k != last && sender != last && (sender == k || between(k, sender, last))
 	return (closer || slices.Contains(set, sender)) && slices.Contains(set, s.self)
 }
 

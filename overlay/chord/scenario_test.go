@@ -251,7 +251,8 @@ func (p *player) step(in Input) {
 		case Attach:
 			s = fmt.Sprintf("Attach %s via %s, send_update %v", name(o.ID), names(o.Via), o.SendUpdate)
 		case SendUpdate:
-			s = fmt.Sprintf("Update %v to %s: pred %s, succ %s", o.Update.Type, name(o.To), names(o.Update.Predecessors), names(o.Update.Successors))
+			kind := map[wire.ChordUpdateType]string{wire.UpdatePeerReady: "peer_ready", wire.UpdateNeighbors: "neighbors", wire.UpdateFull: "full"}
+			s = fmt.Sprintf("Update %s to %s: pred %s, succ %s", kind[o.Update.Type], name(o.To), names(o.Update.Predecessors), names(o.Update.Successors))
 			if o.Update.Type == wire.UpdateFull {
 				s += ", fingers " + names(o.Update.Fingers)
 			}

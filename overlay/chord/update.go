@@ -54,7 +54,9 @@ func (s *State) endJoin() {
 	s.phase = Alone
 	if len(s.members) > 0 {
 		s.becomeMember()
+		return
 	}
+	s.searchSoon()
 }
 
 func (s *State) joinAnswered(from wire.NodeID) {
