@@ -225,7 +225,8 @@ func (p Page) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 // one whose number it is.
 func (in Inputs) PageLights(p Page) Lights {
 	var l Lights
-	led, n := Power, 0
+	var led LED
+	var n int
 	switch p {
 	case PageKits:
 		led, n = LinkBlue, in.Kits

@@ -286,7 +286,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 			l.dirty = true
 			d.readyOnce.Do(func() { close(d.ready) })
 		case r := <-l.reports:
-			l.report(r)
+			l.report(ctx, r)
 		case <-d.changed:
 			for _, s := range l.stations {
 				wake(s.text)
@@ -319,7 +319,6 @@ type loop struct {
 type report struct {
 	from     *station
 	peer     *Peer // seen
-	clone    bool  // our own Node-ID came from elsewhere
 	rejected bool
 	cycleEnd bool // a whole cycle passed
 	flood    bool
@@ -348,7 +347,7 @@ func (l *loop) interfaces(ctx context.Context, ifs []Interface) {
 		delete(l.stations, name)
 		if !ok {
 			for _, e := range l.table.drop(name) {
-				l.event(e)
+				l.event(ctx, e)
 			}
 			continue
 		}
@@ -392,7 +391,7 @@ func (l *loop) start(ctx context.Context, i Interface, before <-chan struct{}) {
 }
 
 // report takes in what a station said.
-func (l *loop) report(r report) {
+func (l *loop) report(ctx context.Context, r report) {
 	if l.stations[r.from.ifc.Name] != r.from {
 		return // replaced meanwhile
 	}
@@ -408,7 +407,7 @@ func (l *loop) report(r report) {
 	}
 	if r.peer != nil {
 		l.stats.Entries++
-		l.peer(r)
+		l.peer(ctx, r)
 	}
 	if r.flood || r.cycleEnd {
 		l.dirty = true
@@ -418,12 +417,12 @@ func (l *loop) report(r report) {
 		// Silence may be loss: ask again soon instead of in a minute.
 		r.from.suspect.Store(missing)
 		for _, e := range events {
-			l.event(e)
+			l.event(ctx, e)
 		}
 	}
 }
 
-func (l *loop) peer(r report) {
+func (l *loop) peer(ctx context.Context, r report) {
 	p := *r.peer
 	if p.NodeID == l.cfg.NodeID {
 		if slices.ContainsFunc(p.Addrs, func(a netip.AddrPort) bool { return !slices.Contains(l.own, a.Addr().WithZone("")) }) {
@@ -436,17 +435,17 @@ func (l *loop) peer(r report) {
 		l.stats.Full++
 	}
 	for _, ev := range e {
-		l.event(ev)
+		l.event(ctx, ev)
 	}
 }
 
-func (l *loop) event(e Event) {
+func (l *loop) event(ctx context.Context, e Event) {
 	l.dirty = true
 	level := slog.LevelInfo
 	if e.Peer.Overlay != l.d.text.Load().Overlay {
 		level = slog.LevelDebug // anybody can make up thousands of these
 	}
-	l.cfg.Log.Log(context.Background(), level, "kit "+e.Kind.String(), "node_id", e.Peer.NodeID, "interface", e.Peer.Interface,
+	l.cfg.Log.Log(ctx, level, "kit "+e.Kind.String(), "node_id", e.Peer.NodeID, "interface", e.Peer.Interface,
 		"name", e.Peer.Name, "overlay", e.Peer.Overlay, "addrs", e.Peer.Addrs)
 	l.cfg.OnEvent(e)
 }

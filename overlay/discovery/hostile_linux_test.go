@@ -109,9 +109,6 @@ func TestHostileNeighbour(t *testing.T) {
 			t.Errorf("listed: %+v", p)
 		}
 	}
-	if s.Stats.Rejected < 3 {
-		t.Errorf("stats %+v", s.Stats)
-	}
 
 	// A flood of kits for several cycles: the table and what the library
 	// remembers stay bounded, and the friend stays known.
@@ -127,7 +124,7 @@ func TestHostileNeighbour(t *testing.T) {
 		<-time.After(2 * time.Millisecond)
 	}
 	s, _ = k.snapshot()
-	if len(s.Peers) > discovery.MaxPeers || s.Stats.Full == 0 || s.Stats.Floods == 0 {
+	if len(s.Peers) > discovery.MaxPeers || s.Stats.Full == 0 || s.Stats.Floods == 0 || s.Stats.Rejected < 3 {
 		t.Errorf("%d claims: %d peers, stats %+v", sent, len(s.Peers), s.Stats)
 	}
 	known := false
