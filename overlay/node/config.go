@@ -42,9 +42,9 @@ const (
 	attachTimeout    = 20 * time.Second
 	linkGrace        = 3 * time.Second // both links live on after a replacement: make before break
 	concurrentLinks  = 5 * time.Second // links made within this time of each other are ranked by rule, not by age
-	neighbourIdle    = 3 * time.Second
+	neighbourIdle    = 4 * time.Second
 	neighbourPing    = 1500 * time.Millisecond
-	neighbourSilence = 8 * time.Second
+	neighbourSilence = 8500 * time.Millisecond
 	otherIdle        = 15 * time.Second
 	otherPing        = 5 * time.Second
 	otherSilence     = 30 * time.Second

@@ -1,0 +1,133 @@
+package node_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"fieldkit/overlay/node"
+	"fieldkit/overlay/node/nodetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// lan is a quiet Wi-Fi.
+var lan = nodetest.Conditions{Delay: 2 * time.Millisecond, Jitter: time.Millisecond}
+
+// seed is printed by every test that fails; OVERLAY_SEED repeats it.
+func seed(t *testing.T) uint64 {
+	s := rand.Uint64()
+	if v := os.Getenv("OVERLAY_SEED"); v != "" {
+		var err error
+		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("OVERLAY_SEED=%d", s)
+	return s
+}
+
+// world is a network with running kits; all end with the test's bubble.
+type world struct {
+	t       *testing.T
+	mission *nodetest.Mission
+	net     *nodetest.Network
+	kits    []*nodetest.Kit
+	rng     *rand.Rand
+}
+
+// newWorld makes n kits and starts none.
+func newWorld(t *testing.T, n int, c nodetest.Conditions) *world {
+	t.Helper()
+	s := seed(t)
+	m, err := nodetest.NewMission("test.mission.home.arpa", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, mission: m, net: nodetest.New(s, c), rng: rand.New(rand.NewPCG(s, 1))}
+	for i := range n {
+		k, err := m.NewKit(i + 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.kits = append(w.kits, k)
+	}
+	return w
+}
+
+func (w *world) start(k *nodetest.Kit) {
+	w.t.Helper()
+	if err := w.mission.Start(w.net, k, func(c *node.Config) { c.Seed = w.rng.Uint64() }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// stop ends all kits that still run; deferred in every bubble.
+func (w *world) stop() {
+	w.t.Helper()
+	for _, k := range w.kits {
+		if k.Node != nil {
+			if err := k.Stop(); err != nil {
+				w.t.Error(err)
+			}
+		}
+	}
+	// Closings of the far ends, and what the kits had in hand, arrive.
+	time.Sleep(time.Minute)
+}
+
+// together starts all kits within a second, in random order, and lets them discover each other as they would by
+// mDNS: each the others some time after they are there.
+func (w *world) together() {
+	w.t.Helper()
+	for _, i := range w.rng.Perm(len(w.kits)) {
+		w.start(w.kits[i])
+		time.Sleep(time.Duration(w.rng.Int64N(int64(time.Second) / int64(len(w.kits)))))
+	}
+	w.net.Meet(w.kits...)
+}
+
+func (w *world) ring(limit time.Duration, kits ...*nodetest.Kit) time.Duration {
+	w.t.Helper()
+	d, err := nodetest.WaitRing(limit, kits...)
+	if err != nil {
+		for _, k := range kits {
+			s, _ := k.Node.Snapshot(w.t.Context())
+			w.t.Logf("%v %s ring %d links %d counters %v", k.ID(), s.Phase, len(s.Ring), len(s.Links), s.Counters)
+		}
+		w.t.Fatalf("no ring after %v: %v", d, err)
+	}
+	return d
+}
+
+// Kits powered up at the same moment, in any order, become one ring.
+func TestSimultaneousPowerUpMakesOneRing(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 5, 8, 16} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			w := newWorld(t, n, lan)
+			synctest.Test(t, func(t *testing.T) {
+				w.t = t
+				defer w.stop()
+				began := time.Now()
+				w.together()
+				w.ring(30*time.Second, w.kits...)
+				total := time.Since(began)
+				m, b := w.net.Delivered()
+				t.Logf("%d kits: one ring after %v (power-up spread over 1 s), %d messages, %d kB", n, total.Round(time.Millisecond), m, b/1000)
+				// And it stays one.
+				time.Sleep(2 * time.Minute)
+				if err := nodetest.CheckRing(w.kits...); err != nil {
+					t.Error(err)
+				}
+				m2, b2 := w.net.Delivered()
+				t.Logf("idle: %.0f messages/s, %.0f byte/s per kit", float64(m2-m)/120/float64(n), float64(b2-b)/120/float64(n))
+			})
+		})
+	}
+}
