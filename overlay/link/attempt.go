@@ -44,8 +44,8 @@ type Attempt struct {
 
 	life       context.Context // of the agent and of what is built on it
 	end        context.CancelCauseFunc
-	closeAgent func()        // once: two at the same time end in a panic
-	taken      chan struct{} // closed when a carrier sees to the agent's end
+	closeAgent func()      // once: two at the same time end in a panic
+	handOver   func() bool // leaves the agent's end to a carrier
 }
 
 const (
@@ -102,16 +102,21 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ICE agent: %w", err)
 	}
-	a.agent, a.taken = agent, make(chan struct{})
+	a.agent = agent
 	a.closeAgent = sync.OnceFunc(func() { _ = agent.Close() })
 	a.life, a.end = context.WithCancelCause(t.ctx)
-	t.tasks.run(func() { // whatever becomes of the attempt: an agent not closed keeps goroutines and sockets
-		select {
-		case <-a.life.Done():
-			a.closeAgent()
-		case <-a.taken:
-		}
+	t.tasks.add()
+	stop := context.AfterFunc(a.life, func() { // whatever becomes of the attempt: an agent not closed keeps goroutines and sockets
+		defer t.tasks.done()
+		a.closeAgent()
 	})
+	a.handOver = func() bool {
+		if !stop() {
+			return false
+		}
+		t.tasks.done()
+		return true
+	}
 	if err := a.gather(ctx); err != nil {
 		a.end(err)
 		return nil, err
@@ -258,7 +263,7 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 		return nil, 0, fmt.Errorf("DTLS: %w", err)
 	}
 	c := a.t.newCarrier(s, g, a.life, a.end, a.closeAgent)
-	close(a.taken)
+	a.handOver()
 	return c, rtt, nil
 }
 

@@ -28,8 +28,9 @@ type carrier struct {
 // release is called after the goodbye.
 func (t *Transport) newCarrier(s *session, g *guard, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
 	c := &carrier{t: t, sess: s, guard: g, local: addrPortOf(g.LocalAddr()), remote: addrPortOf(g.RemoteAddr()), life: life, end: end}
-	t.tasks.run(func() {
-		<-life.Done()
+	t.tasks.add()
+	context.AfterFunc(life, func() {
+		defer t.tasks.done()
 		// Says goodbye and waits for the library's goroutines, which can take a flight interval; nobody waits
 		// for it here.
 		_ = s.Close()

@@ -43,7 +43,7 @@ func (t *Transport) bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, 
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	local := addrPortOf(socket.LocalAddr()).Addr()
-	if !t.mayBeFrom(local, addr.Addr()) { // the kernel would send it from the handset side
+	if !local.IsUnspecified() && !t.mayBeFrom(local, addr.Addr()) { // the kernel would send it from the handset side
 		return nil, errors.Join(fmt.Errorf("%w: packets to %v leave from %v", ErrNoAddress, addr, local), socket.Close())
 	}
 	d := &dialed{socket: socket, stats: &t.stats.guard}

@@ -30,7 +30,9 @@ type Transport struct {
 	refusals   *bucket
 	stats      transportStats
 	listener   *listener
-	accepted   chan *Conn
+
+	closeListener func() error // once
+	accepted      chan *Conn
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -93,6 +95,7 @@ func New(cfg Config) (*Transport, error) {
 		t.cancel()
 		return nil, err
 	}
+	t.closeListener = sync.OnceValue(t.listener.close)
 	return t, nil
 }
 
@@ -111,10 +114,10 @@ func (t *Transport) Accept(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// Close closes the listener and every link, and waits a little for goodbyes to be sent.
+// Close closes the listener and every link, and waits a little for goodbyes to be sent. It may be called again.
 func (t *Transport) Close() error {
 	t.cancel()
-	err := t.listener.close()
+	err := t.closeListener()
 	if !t.tasks.wait(closeTimeout) {
 		err = errors.Join(err, errors.New("link transport: goroutines left after close"))
 	}
@@ -164,20 +167,26 @@ type tracker struct {
 }
 
 func (k *tracker) run(f func()) {
-	k.mu.Lock()
-	k.n++
-	k.mu.Unlock()
+	k.add()
 	go func() {
-		defer func() {
-			k.mu.Lock()
-			if k.n--; k.n == 0 && k.idle != nil {
-				close(k.idle)
-				k.idle = nil
-			}
-			k.mu.Unlock()
-		}()
+		defer k.done()
 		f()
 	}()
+}
+
+func (k *tracker) add() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.n++
+}
+
+func (k *tracker) done() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.n--; k.n == 0 && k.idle != nil {
+		close(k.idle)
+		k.idle = nil
+	}
 }
 
 func (k *tracker) wait(limit time.Duration) bool {
