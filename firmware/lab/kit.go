@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"fieldkit/board/simnet/netns"
 	"fieldkit/firmware/mission"
 	"fieldkit/ui"
 )
@@ -33,6 +35,7 @@ type Kit struct {
 	args   []string
 	daemon string
 	at     place
+	world  world
 	proc   *process
 	client *http.Client
 }
@@ -62,7 +65,7 @@ func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
 	}
 	k := &Kit{
 		Number: kitNumber(i), Index: i, Handset: at.handset, Page: at.status,
-		dir: kitDir(l.dir, i), daemon: l.opts.Daemon, at: at,
+		dir: kitDir(l.dir, i), daemon: l.opts.Daemon, at: at, world: l.world,
 	}
 	socket := filepath.Join(k.dir, "status.sock")
 	k.client = &http.Client{
@@ -104,7 +107,7 @@ func (l *Lab) neighbours(self int) (r []string) {
 
 func (k *Kit) config(neighbours []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "number = %d\n\n[board]\nkind = \"simulated\"\n\n[handset]\naddress = %q\nnetwork = %q\n", k.Number, k.at.handset, netip.PrefixFrom(k.at.handset, 16).Masked())
+	fmt.Fprintf(&b, "[kit]\nnumber = %d\n\n[board]\nsimulated = true\n\n[handset]\naddress = %q\nnetwork = %q\n", k.Number, k.at.handset, k.at.network)
 	fmt.Fprintf(&b, "\n[link]\nport = %d\n", k.at.port)
 	if k.at.link.IsValid() {
 		fmt.Fprintf(&b, "addresses = [%q]\nneighbours = [\"%s\"]\n", k.at.link, strings.Join(neighbours, `", "`))
@@ -180,4 +183,89 @@ func (k *Kit) Log(n int) string {
 		return err.Error()
 	}
 	return string(b[max(0, len(b)-n):])
+}
+
+// Seat is a place near a kit for a handset that the lab does not know: a program of the caller's.
+type Seat struct {
+	Address netip.Addr // of the handset
+	Server  netip.Addr // of the kit, where it registers
+	at      place
+}
+
+// Handset makes a place within reach of kit k.
+func (l *Lab) Handset(k int) (*Seat, error) {
+	at, err := l.world.phone(k, l.seats)
+	if err != nil {
+		return nil, fmt.Errorf("place of a handset at kit %d: %w", k+1, err)
+	}
+	l.seats++
+	kit, err := l.world.kit(k)
+	if err != nil {
+		return nil, err
+	}
+	return &Seat{Address: at.handset, Server: kit.handset, at: at}, nil
+}
+
+// Start starts a program there; it is killed when the lab ends.
+func (s *Seat) Start(cmd *exec.Cmd) error { return s.at.start(cmd) }
+
+// Do runs f, which makes sockets, there.
+func (s *Seat) Do(f func() error) error { return s.at.do(f) }
+
+// changer is a world whose kits' cables can be handled.
+type changer interface {
+	host(k int) *netns.Host
+	replug(k int) error
+}
+
+var errFixed = errors.New("cables can be handled in network namespaces only")
+
+func (k *Kit) host() (*netns.Host, error) {
+	if c, ok := k.world.(changer); ok {
+		return c.host(k.Index), nil
+	}
+	return nil, errFixed
+}
+
+const linkDevice = "eth0"
+
+// Unplug pulls the cable to the other kits; Plug puts it back.
+func (k *Kit) Unplug() error {
+	return k.onHost(func(h *netns.Host) error { return h.Down(linkDevice) })
+}
+
+// Plug is the opposite of Unplug.
+func (k *Kit) Plug() error { return k.onHost(func(h *netns.Host) error { return h.Up(linkDevice) }) }
+
+// Readdress gives the kit another address on the cable, instead of those it has.
+func (k *Kit) Readdress(p netip.Prefix) error {
+	return k.onHost(func(h *netns.Host) error {
+		if err := h.AddAddress(linkDevice, p); err != nil {
+			return err
+		}
+		return h.DeleteAddress(linkDevice, linkAddress(k.Index))
+	})
+}
+
+// RemoveInterface takes the interface away, as a USB adapter that is pulled out.
+func (k *Kit) RemoveInterface() error {
+	return k.onHost(func(h *netns.Host) error { return h.Delete(linkDevice) })
+}
+
+// AddInterface plugs in another one with an address.
+func (k *Kit) AddInterface(p netip.Prefix) error {
+	return k.onHost(func(h *netns.Host) error {
+		if err := k.world.(changer).replug(k.Index); err != nil {
+			return err
+		}
+		return errors.Join(h.AddAddress(linkDevice, p), h.Up(linkDevice))
+	})
+}
+
+func (k *Kit) onHost(f func(*netns.Host) error) error {
+	h, err := k.host()
+	if err != nil {
+		return err
+	}
+	return f(h)
 }

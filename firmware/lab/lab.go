@@ -75,6 +75,7 @@ type Lab struct {
 	opts    Options
 	dir     string
 	world   world
+	seats   int // places of handsets given out
 	mission *mission.Mission
 	log     *slog.Logger
 }
@@ -236,6 +237,11 @@ type process struct {
 }
 
 func launch(at place, cmd *exec.Cmd) (*process, error) {
+	return launchReading(at, cmd, func() {})
+}
+
+// launchReading starts cmd and has read, which returns at the end of cmd's output, run before it is waited for.
+func launchReading(at place, cmd *exec.Cmd, read func()) (*process, error) {
 	// A group of its own: Ctrl-C is for the lab, which ends its processes in order.
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -246,6 +252,7 @@ func launch(at place, cmd *exec.Cmd) (*process, error) {
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
+		read()
 		p.err = cmd.Wait()
 		close(p.done)
 	}()

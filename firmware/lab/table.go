@@ -65,7 +65,7 @@ func (l *Lab) demonstrate(ctx context.Context) error {
 		go func() {
 			for ctx.Err() == nil {
 				if _, err := a.Call(ctx, b.Account.Number); err == nil {
-					a.WaitEnded(ctx)
+					_ = a.WaitIdle(ctx)
 				}
 				_ = pause(ctx, 3*time.Second)
 			}

@@ -22,6 +22,7 @@ type place struct {
 	start   func(*exec.Cmd) error
 	do      func(func() error) error // runs a function that makes sockets
 	handset netip.Addr               // of the kit on its handsets' side; of a phone
+	network netip.Prefix             // of the handsets
 	link    netip.Addr               // of the kit on the side of the other kits; invalid where mDNS finds them
 	port    uint16                   // of the overlay
 	status  netip.AddrPort           // of the status page
@@ -109,6 +110,7 @@ func (l *loopback) kit(k int) (place, error) {
 		start:   l.start,
 		do:      here,
 		handset: handset,
+		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 72, 0}), 21),
 		link:    netip.AddrFrom4([4]byte{127, 0, 60, byte(k + 1)}),
 		port:    uint16(6084 + k),
 		status:  netip.AddrPortFrom(handset, 8080),
@@ -140,11 +142,9 @@ func (l *loopback) close()                          { close(l.work) }
 type namespaces struct {
 	ether  *netns.Host
 	sw     *netns.Switch
-	hosts  []*netns.Host
+	hosts  []*netns.Host // the kits' first
 	cancel context.CancelFunc
 	ended  chan struct{}
-	wired  int
-	ports  []string
 }
 
 // handsetNetwork is the kit's side of the handset network, the same on every kit.
@@ -156,13 +156,7 @@ func newNamespaces(o Options) (world, error) {
 		return nil, err
 	}
 	w := &namespaces{ether: ether}
-	for k := range o.Kits {
-		if err := w.wireKit(k); err != nil {
-			w.close()
-			return nil, err
-		}
-	}
-	if w.sw, err = netns.NewSwitch(ether, o.condition(), w.ports...); err != nil {
+	if w.sw, err = netns.NewSwitch(ether, o.condition()); err != nil {
 		w.close()
 		return nil, err
 	}
@@ -173,6 +167,12 @@ func newNamespaces(o Options) (world, error) {
 		defer close(w.ended)
 		w.sw.Run(ctx)
 	}()
+	for k := range o.Kits {
+		if err := w.wireKit(k); err != nil {
+			w.close()
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
@@ -183,19 +183,33 @@ func (w *namespaces) wireKit(k int) error {
 		return err
 	}
 	w.hosts = append(w.hosts, h)
-	port, air := fmt.Sprintf("kit%d", k+1), fmt.Sprintf("ap%d", k+1)
-	w.ports = append(w.ports, port)
+	air := fmt.Sprintf("ap%d", k+1)
 	return errors.Join(
-		netns.Veth(h, "eth0", w.ether, port),
-		h.NoOffload("eth0"),
-		// A link-local address, as a kit gives itself on a cable (RFC 3927); its last byte is the kit's.
-		h.AddAddress("eth0", netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 60, byte(k + 1)}), 16)),
-		h.Up("eth0"),
+		w.replug(k),
+		h.AddAddress(linkDevice, linkAddress(k)),
+		h.Up(linkDevice),
 		netns.Veth(h, "wlan0", w.ether, air),
 		h.AddAddress("wlan0", handsetNetwork),
 		h.Up("wlan0"),
 		w.ether.Bridge(fmt.Sprintf("air%d", k+1), air),
 	)
+}
+
+// replug lays a cable from kit k to the switch.
+func (w *namespaces) replug(k int) error {
+	port := fmt.Sprintf("kit%d", k+1)
+	return errors.Join(
+		netns.Veth(w.hosts[k], linkDevice, w.ether, port),
+		w.hosts[k].NoOffload(linkDevice),
+		w.sw.Plug(w.ether, port),
+	)
+}
+
+func (w *namespaces) host(k int) *netns.Host { return w.hosts[k] }
+
+// linkAddress is a link-local address, as a kit gives itself on a cable (RFC 3927).
+func linkAddress(k int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 60, byte(k + 1)}), 16)
 }
 
 func (w *namespaces) kit(k int) (place, error) {
@@ -204,6 +218,7 @@ func (w *namespaces) kit(k int) (place, error) {
 		start:   h.Start,
 		do:      h.Do,
 		handset: handsetNetwork.Addr(),
+		network: handsetNetwork.Masked(),
 		port:    6084,
 		status:  netip.AddrPortFrom(handsetNetwork.Addr(), 80),
 	}, nil

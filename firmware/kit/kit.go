@@ -1,0 +1,185 @@
+// Package kit joins the parts of a kit into one process: overlay, telephony, board and page know nothing
+// of each other, and the adapters between them are here, each small. It decides nothing about protocols.
+//
+// What fails is restarted by the task group and named in the health tree, which the lights, the status page
+// and the JSON all show. Only a configuration that cannot be used ends the process.
+package kit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"fieldkit/board/netif"
+	"fieldkit/board/store"
+	"fieldkit/firmware/config"
+	"fieldkit/firmware/health"
+	"fieldkit/firmware/mission"
+	"fieldkit/firmware/task"
+	"fieldkit/overlay/ident"
+)
+
+// Version is set when the program is built.
+var Version = "unversioned"
+
+// Kit is one kit. Run owns it; Status may be called from any goroutine.
+type Kit struct {
+	cfg     *config.Config
+	socket  string
+	started time.Time
+	log     *slog.Logger
+
+	id      *ident.Identity
+	mission atomic.Pointer[mission.Mission] // replaced when the operator's file has other accounts
+	number  int
+	name    string
+
+	store  *store.Store
+	health *health.Tree
+
+	interfaces atomic.Pointer[[]netif.Interface]
+	overlay    overlay
+	telephony  telephony
+	lights     lights
+}
+
+// Options are what is not configuration but place.
+type Options struct {
+	StatusSocket string       // path of a Unix socket that serves the status page too; "" is none
+	Log          *slog.Logger // nil writes text to standard error at the configured level
+}
+
+// New makes a kit of cfg: its identity on the first start, the same one on every later start. The error
+// is one that no restart cures.
+func New(cfg *config.Config, o Options) (*Kit, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
+	}
+	k := &Kit{cfg: cfg, socket: o.StatusSocket, started: time.Now(), log: o.Log, health: health.New("kit", nil)}
+	id, m, founded, err := mission.LoadOrCreateIdentity(cfg.StateDir, cfg.Mission)
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	k.id = id
+	k.mission.Store(m)
+	k.number, k.name = cfg.Kit.Number, cfg.Kit.Name
+	if k.number == 0 {
+		k.number = mission.KitNumber(id.NodeID())
+	}
+	if k.name == "" {
+		k.name = fmt.Sprintf("Kit %d", k.number)
+	}
+	if k.store, err = store.Open(cfg.StateDir, store.Config{Log: o.Log}); err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	if founded {
+		k.health.Warn("mission", "none was given: this kit founded its own and serves its handsets alone")
+	} else {
+		k.health.OK("mission")
+	}
+	k.interfaces.Store(&[]netif.Interface{})
+	k.lights.init(k)
+	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
+	return k, nil
+}
+
+// Run runs the kit until ctx ends, then says goodbye to handsets and neighbours.
+func (k *Kit) Run(ctx context.Context) error {
+	g := task.NewGroup(task.Config{Log: k.log, Report: k.partChanged})
+	// Ended in the reverse order: the telephony takes its bindings back while the overlay still runs.
+	if err := g.Add(
+		task.New("lights", k.showLights),
+		task.New("interfaces", k.watchInterfaces),
+		task.New("overlay", k.overlay.run(k)),
+		task.New("discovery", k.discover),
+		task.New("telephony", k.telephony.run(k)),
+		task.New("accounts", k.watchAccounts),
+		task.New("page", k.servePage),
+	); err != nil {
+		return err
+	}
+	return g.Run(ctx)
+}
+
+// partChanged puts how each part runs into the health tree.
+func (k *Kit) partChanged(s task.Status) {
+	path := "parts/" + s.Name
+	switch {
+	case s.State == task.Waiting || s.State == task.Failed:
+		k.health.Fault(path, s.Err.Error())
+	case s.State == task.Starting && s.Err != nil:
+		k.health.Fault(path, "starting again after: "+s.Err.Error())
+	case s.State == task.Starting:
+		k.health.Warn(path, "starting")
+	default:
+		k.health.OK(path)
+	}
+}
+
+// watchInterfaces keeps the snapshot that links and discovery work on.
+func (k *Kit) watchInterfaces(ctx context.Context, ready func()) error {
+	for ifs := range netif.Watch(ctx, netif.Config{Log: k.log}) {
+		k.interfaces.Store(&ifs)
+		if len(k.linkAddresses()) == 0 {
+			k.health.Warn("links", "no interface leads to other kits: no cable, or no address on it")
+		} else {
+			k.health.OK("links")
+		}
+		ready()
+	}
+	return ctx.Err()
+}
+
+// accountsPoll is how soon a running kit takes up an account that was added to its mission file.
+const accountsPoll = 2 * time.Second
+
+// watchAccounts takes up what the operator changes in the mission file while the kit runs.
+func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
+	ready()
+	poll := time.NewTicker(accountsPoll)
+	defer poll.Stop()
+	path := k.cfg.Mission
+	if k.mission.Load().Founded {
+		// A kit that founded its mission has the only copy in its state.
+		path = filepath.Join(k.cfg.StateDir, mission.MissionItem)
+	}
+	var seen time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-poll.C:
+		}
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().Equal(seen) {
+			continue
+		}
+		if err == nil {
+			seen = info.ModTime()
+			err = k.takeAccounts(path)
+		}
+		if err != nil {
+			k.health.Warn("accounts", err.Error())
+		} else {
+			k.health.OK("accounts")
+		}
+	}
+}
+
+func (k *Kit) takeAccounts(path string) error {
+	m, err := mission.Load(path)
+	if err != nil {
+		return err
+	}
+	if !m.Same(k.mission.Load()) {
+		return errors.New("the mission file is of another mission; the kit changes over when it is restarted")
+	}
+	k.mission.Store(m)
+	return k.telephony.setAccounts(m)
+}

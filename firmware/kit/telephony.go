@@ -1,0 +1,191 @@
+package kit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"fieldkit/board/store"
+	"fieldkit/firmware/mission"
+	"fieldkit/overlay/sipusage"
+	"fieldkit/overlay/wire"
+	"fieldkit/sip/agent"
+	"fieldkit/sip/media"
+	"fieldkit/sip/proxy"
+	"fieldkit/sip/registrar"
+)
+
+// telephony is the kit's side towards its handsets: one agent at a time, made anew when it failed, for
+// example because the handset interface was not there yet.
+type telephony struct {
+	agent atomic.Pointer[agent.Agent]
+	relay atomic.Pointer[media.Relay]
+}
+
+// bindingsItem is where the handsets' bindings survive a restart.
+const bindingsItem = "registrar.json"
+
+func (t *telephony) run(k *Kit) func(context.Context, func()) error {
+	return func(ctx context.Context, ready func()) error {
+		m := k.mission.Load()
+		r, err := media.New(media.Config{
+			Address: k.cfg.Handset.Address, Ports: [2]uint16{k.cfg.Media.FirstPort, k.cfg.Media.LastPort},
+			MaxCalls: k.cfg.Media.MaxCalls, Log: k.log,
+		})
+		if err != nil {
+			return fmt.Errorf("media relay: %w", err)
+		}
+		defer r.Close()
+		a, err := agent.New(agent.Config{
+			Address: k.cfg.Handset.Address, Port: k.cfg.SIP.Port,
+			Hosts:   []string{"kit.home.arpa"},
+			Overlay: m.Overlay, Kit: k.id.NodeID().String(),
+			Network:   k.cfg.Handset.Network,
+			Accounts:  accounts(m),
+			Directory: directory{&k.overlay}, Trunks: trunks{&k.overlay},
+			Relay: r, Saved: k.savedBindings(), Save: k.saveBindings,
+			OnChange: k.lights.wake, Log: k.log,
+		})
+		if err != nil {
+			return err
+		}
+		t.agent.Store(a)
+		t.relay.Store(r)
+		defer t.agent.Store(nil)
+		defer t.relay.Store(nil)
+		go func() {
+			select {
+			case <-a.Ready():
+				t.giveTrunks(ctx, k, a)
+				ready()
+			case <-ctx.Done():
+			}
+		}()
+		return a.Run(ctx)
+	}
+}
+
+func accounts(m *mission.Mission) []registrar.Account {
+	r := make([]registrar.Account, 0, len(m.Handsets))
+	for _, h := range m.Handsets {
+		r = append(r, registrar.Account{Name: h.Name, Number: h.Number, Password: h.Password})
+	}
+	return r
+}
+
+func (t *telephony) setAccounts(m *mission.Mission) error {
+	if a := t.agent.Load(); a != nil {
+		return a.SetAccounts(accounts(m))
+	}
+	return nil // the agent that starts next takes them from the mission
+}
+
+func (k *Kit) savedBindings() (s registrar.Snapshot) {
+	b, err := k.store.Load(bindingsItem)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		k.health.Warn("bindings", fmt.Sprintf("handsets have to register again: %v", err))
+	}
+	return s
+}
+
+func (k *Kit) saveBindings(s registrar.Snapshot) {
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = k.store.Save(bindingsItem, b)
+	}
+	if err != nil {
+		k.health.Fault("bindings", fmt.Sprintf("not saved: %v", err))
+		return
+	}
+	k.health.OK("bindings")
+}
+
+// newTrunk takes a trunk between this kit and another one, whoever opened it. The agent is told elsewhere: it may
+// be busy, and what arrives meanwhile is kept by the trunk.
+func (t *telephony) newTrunk(u *sipusage.Trunk, incoming bool) {
+	go func() {
+		a := t.agent.Load()
+		if a == nil {
+			return // the agent that starts next is given all trunks there are
+		}
+		if err := a.AddTrunk(u); err != nil && incoming {
+			_ = u.Close()
+		}
+	}()
+}
+
+// giveTrunks hands a new agent the trunks that are open already.
+func (t *telephony) giveTrunks(ctx context.Context, k *Kit, a *agent.Agent) {
+	u := k.overlay.usage.Load()
+	if u == nil {
+		return
+	}
+	open, err := u.Trunks(ctx)
+	if err != nil {
+		return
+	}
+	for _, o := range open {
+		_ = a.AddTrunk(o)
+	}
+}
+
+// directory is the overlay as the telephony sees it.
+type directory struct{ o *overlay }
+
+// Publish implements proxy.Directory.
+func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) error {
+	u := d.o.usage.Load()
+	if u == nil {
+		return errNotRunning
+	}
+	if ttl == 0 {
+		return u.Unregister(ctx, aor)
+	}
+	return u.Register(ctx, aor, ttl, "")
+}
+
+// Lookup implements proxy.Directory.
+func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, error) {
+	u := d.o.usage.Load()
+	if u == nil {
+		return nil, errNotRunning
+	}
+	found, err := u.Lookup(ctx, aor)
+	if errors.Is(err, sipusage.ErrNotFound) {
+		return nil, proxy.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r []proxy.Target
+	for _, f := range found {
+		r = append(r, proxy.Target{Kit: f.Node.String()})
+	}
+	return r, nil
+}
+
+// trunks opens connections to other kits for the telephony.
+type trunks struct{ o *overlay }
+
+// Open implements proxy.Trunks.
+func (t trunks) Open(ctx context.Context, kit string) (proxy.Trunk, error) {
+	u := t.o.usage.Load()
+	if u == nil {
+		return nil, errNotRunning
+	}
+	id, err := wire.ParseNodeID(kit)
+	if err != nil {
+		return nil, err
+	}
+	c, err := u.Trunk(ctx, id)
+	if err != nil {
+		return nil, err // not c: a nil *Trunk in an interface is not nil
+	}
+	return c, nil
+}

@@ -1,0 +1,197 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"fieldkit/firmware/lab"
+)
+
+func noCalls(l *lab.Lab) error {
+	for _, k := range l.Kits {
+		if !k.Running() {
+			continue
+		}
+		s, err := k.Status(context.Background())
+		if err != nil {
+			return err
+		}
+		if len(s.Calls) > 0 {
+			return fmt.Errorf("kit %d still has %d calls", k.Number, len(s.Calls))
+		}
+	}
+	return nil
+}
+
+// phones starts one of the lab's own phones per account, on kits 0, 1, … in turn, and waits for them.
+func phones(t *testing.T, l *lab.Lab, kits ...int) []*lab.Phone {
+	t.Helper()
+	var r []*lab.Phone
+	for i, k := range kits {
+		p, err := l.StartPhone(k, l.Mission().Handsets[i].Name)
+		must(t, err)
+		r = append(r, p)
+	}
+	for _, p := range r {
+		within(t, 20*time.Second, p.WaitRegistered)
+	}
+	return r
+}
+
+func TestKitThatDiesLeavesOtherCallsAlone(t *testing.T) {
+	l := running(t, lab.Options{Kits: 3}, "anna", "boris")
+	p := phones(t, l, 0, 1)
+	_, err := p[0].Call(t.Context(), p[1].Account.Number)
+	must(t, err)
+	pause(t, 2*time.Second)
+	l.Kits[2].Kill()
+	// The two that are left notice and become a ring of two while the call goes on.
+	within(t, 15*time.Second, l.WaitRing)
+	pause(t, 3*time.Second)
+	a, b, err := p[0].Hangup(t.Context(), p[1])
+	must(t, err)
+	t.Logf("%s: %+v, %s: %+v", p[0].Account.Number, a, p[1].Account.Number, b)
+	if a.Lost != 0 || b.Lost != 0 || a.Received < 200 || b.Received < 200 || !a.ToneOK || !b.ToneOK {
+		t.Errorf("the call between the other two suffered: %+v, %+v", a, b)
+	}
+	for _, k := range l.Kits[:2] {
+		if s := status(t, k).Board.State; s == "" || !strings.Contains(s, "lost") {
+			t.Errorf("kit %d shows %q after the loss of a kit", k.Number, s)
+		}
+	}
+}
+
+func TestStrangersKitIsRefusedAndReported(t *testing.T) {
+	l := newLab(t, lab.Options{Kits: 3}, "anna", "boris")
+	for range 2 {
+		_, err := l.StartKit(t.Context())
+		must(t, err)
+	}
+	within(t, time.Minute, l.WaitRing)
+	stranger, err := l.StartStranger(t.Context())
+	must(t, err)
+	id := ""
+	eventually(t, 10*time.Second, func() error {
+		s, err := stranger.Status(context.Background())
+		id = s.Kit.NodeID
+		return err
+	})
+	for _, k := range l.Kits[:2] {
+		eventually(t, 20*time.Second, func() error {
+			for _, n := range status(t, k).Kits {
+				if n.NodeID == id && n.State == "stranger" && n.Reason != "" {
+					return nil
+				}
+			}
+			return fmt.Errorf("kit %d does not report the stranger %s", k.Number, id)
+		})
+		if n := len(status(t, k).Ring); n != 2 {
+			t.Errorf("kit %d has a ring of %d with a stranger about", k.Number, n)
+		}
+	}
+	if s := status(t, stranger); len(s.Ring) != 1 {
+		t.Errorf("the stranger is in a ring of %d", len(s.Ring))
+	}
+	// The mission works as before.
+	p := phones(t, l, 0, 1)
+	_, err = p[0].Call(t.Context(), p[1].Account.Number)
+	must(t, err)
+	_, _, err = p[0].Hangup(t.Context(), p[1])
+	must(t, err)
+}
+
+func TestRestartKeepsIdentityAndBindings(t *testing.T) {
+	l := running(t, lab.Options{Kits: 2}, "anna", "boris")
+	p := phones(t, l, 0, 1)
+	before := status(t, l.Kits[1])
+	for _, how := range []string{"stopped", "killed"} {
+		if how == "killed" {
+			pause(t, 3*time.Second) // bindings are saved soon after a change, not at once
+			l.Kits[1].Kill()
+		} else {
+			must(t, l.Kits[1].Stop())
+		}
+		must(t, l.Kits[1].Restart())
+		within(t, 30*time.Second, l.WaitRing)
+		after := status(t, l.Kits[1])
+		if after.Kit.NodeID != before.Kit.NodeID || after.Kit.Number != before.Kit.Number {
+			t.Fatalf("%s: the kit came back as %s", how, after.Kit.NodeID)
+		}
+		// The phone did not register again meanwhile: its binding was kept, and published again.
+		h := registered(t, l.Kits[1], p[1].Account.Number)
+		if h.SinceS < 1 && how == "killed" {
+			t.Errorf("%s: the binding is new: %+v", how, h)
+		}
+		eventually(t, 20*time.Second, func() error {
+			_, err := p[0].Call(t.Context(), p[1].Account.Number)
+			return err
+		})
+		_, _, err := p[0].Hangup(t.Context(), p[1])
+		must(t, err)
+	}
+}
+
+func TestHowCallsEnd(t *testing.T) {
+	l := running(t, lab.Options{Kits: 2}, "anna", "boris", "carla", "dora")
+	must2 := func(p *lab.Phone, err error) *lab.Phone {
+		t.Helper()
+		must(t, err)
+		within(t, 20*time.Second, p.WaitRegistered)
+		return p
+	}
+	a := must2(l.StartPhone(0, "anna"))
+	for kit, where := range []string{"same kit", "other kit"} {
+		answers := must2(l.StartPhone(kit, "boris"))
+		busy := must2(l.StartPhoneThat(lab.IsBusy, kit, "carla"))
+		rings := must2(l.StartPhoneThat(lab.Rings, kit, "dora"))
+		t.Run(where+"/by number, caller hangs up", func(t *testing.T) {
+			_, err := a.Call(t.Context(), answers.Account.Number)
+			must(t, err)
+			_, _, err = a.Hangup(t.Context(), answers)
+			must(t, err)
+		})
+		t.Run(where+"/by name, callee hangs up", func(t *testing.T) {
+			_, err := a.Call(t.Context(), answers.Account.Name)
+			must(t, err)
+			_, _, err = answers.Hangup(t.Context(), a)
+			must(t, err)
+		})
+		t.Run(where+"/busy", func(t *testing.T) { refused(t, a, busy.Account.Number, 486) })
+		t.Run(where+"/cancelled", func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			failed := make(chan error, 1)
+			go func() { _, err := a.Call(ctx, rings.Account.Number); failed <- err }()
+			within(t, 10*time.Second, rings.WaitRinging)
+			cancel()
+			if err := <-failed; err == nil {
+				t.Error("a call that was cancelled was answered")
+			}
+			within(t, 5*time.Second, rings.WaitIdle)
+			within(t, 5*time.Second, a.WaitIdle)
+		})
+		for _, p := range []*lab.Phone{answers, busy, rings} {
+			must(t, p.Quit()) // takes its registration back, and the account turns up on the next kit
+		}
+	}
+	t.Run("nobody has the number", func(t *testing.T) { refused(t, a, "89999", 404) })
+	t.Run("the phone is off", func(t *testing.T) { refused(t, a, l.Mission().Handsets[1].Number, 404) })
+	eventually(t, 5*time.Second, func() error { return noCalls(l) })
+}
+
+// refused calls and expects a final response with that status.
+func refused(t *testing.T, from *lab.Phone, to string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	_, err := from.Call(ctx, to)
+	var r *lab.RefusedError
+	if !errors.As(err, &r) || r.Code != code {
+		t.Errorf("call to %s ended with %v, want %d", to, err, code)
+	}
+}
