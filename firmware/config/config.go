@@ -193,6 +193,7 @@ func Parse(b []byte) (*Config, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxFile)
 	}
+	b = bytes.TrimPrefix(b, []byte("\ufeff")) // some editors put it before UTF-8
 	c := Default()
 	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {

@@ -115,7 +115,7 @@ func TestEverything(t *testing.T) {
 	if c.Source("state_dir") != FromFlag {
 		t.Error("override")
 	}
-	some, err := Parse([]byte("[sip]\nport = 5070\n"))
+	some, err := Parse([]byte("\ufeff[sip]\r\nport = 5070\r\n"))
 	if err != nil || some.Source("sip.port") != FromFile || some.Source("link.port") != FromDefault || some.Link.Port != 6084 {
 		t.Errorf("%v %+v", err, some)
 	}

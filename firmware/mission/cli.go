@@ -199,7 +199,7 @@ func (c HandsetAddCommand) Write(w io.Writer) error {
   domain    %s
   server    %s   (SIP, UDP or TCP, port 5060; where the phone has only one field, this one)
 
-Kits that run already learn of it when they start with the new file.
+A kit that reads this very file takes the account up at once; the others need a copy of the file.
 `, a.Name, path, m.WiFi.SSID, a.User, a.Password, a.Domain, a.Server)
 	return err
 }

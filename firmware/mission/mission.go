@@ -166,6 +166,8 @@ func Parse(b []byte) (*Mission, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrInvalid, len(b), maxFile)
 	}
+	// An editor may have put a mark before it and changed the line ends: that must not break the signature.
+	b = bytes.ReplaceAll(bytes.TrimPrefix(b, []byte("\ufeff")), []byte("\r\n"), []byte("\n"))
 	m := new(Mission)
 	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := dec.Decode(m); err != nil {

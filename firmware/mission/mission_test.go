@@ -70,6 +70,10 @@ func TestMissionRoundTrip(t *testing.T) {
 	if !bytes.Equal(must(got.Marshal()), b) || !bytes.Equal(got.Document().Raw(), m.Document().Raw()) || got.Handsets[0] != m.Handsets[0] {
 		t.Error("not the same")
 	}
+	edited := append([]byte("\ufeff"), bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))...)
+	if got, err := Parse(edited); err != nil || !bytes.Equal(must(got.Marshal()), b) {
+		t.Errorf("after an editor changed the line ends: %v", err)
+	}
 	kept := m.WithoutRootKey()
 	b = must(kept.Marshal())
 	if bytes.Contains(b, []byte("PRIVATE KEY")) || kept.HasRootKey() || !m.HasRootKey() {

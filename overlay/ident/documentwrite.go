@@ -15,7 +15,8 @@ import (
 // NewDocument is a document for a field overlay with this project's values, to be changed and then signed:
 // timers for kits that meet in a field, not for the Internet; no TURN servers, because their addresses would be
 // private ones; a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). Signer and kind-signer is the
-// mission itself. It has no expiration, because no clock is trusted.
+// mission itself. It has no expiration, because no clock is trusted. The successor of a document is a copy of it
+// with the next sequence.
 func NewDocument(a *Authority) *Document {
 	d := defaults()
 	d.InstanceName, d.Sequence, d.NodeIDLength = a.overlay, 1, a.length

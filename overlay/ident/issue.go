@@ -164,7 +164,9 @@ func (a *Authority) SignerNodeID() wire.NodeID {
 }
 
 // issue makes a certificate as RFC 6940 §11.3 describes it: empty subject, and in the subjectAltName (critical,
-// because the subject is empty, RFC 5280 §4.2.1.6) one reload URI and one rfc822Name and nothing else.
+// because the subject is empty, RFC 5280 §4.2.1.6) one reload URI and one rfc822Name and nothing else. RFC 5280
+// §4.1.2.6 wants a CA's subject filled; RFC 6940's rule goes first here, and Trust, the only reader, finds the kit
+// by its key and not by its name.
 func issue(id wire.NodeID, user, overlay string, ca bool, parent *x509.Certificate, spki []byte, pub any, key *ecdsa.PrivateKey) ([]byte, error) {
 	if err := ValidateUser(user); err != nil {
 		return nil, err

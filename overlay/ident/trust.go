@@ -54,7 +54,10 @@ type known struct {
 // except revoked ones.
 func NewTrust(overlay string, length int, roots []*x509.Certificate, revoked []wire.NodeID) (*Trust, error) {
 	t := new(Trust)
-	return t, t.set(overlay, length, roots, revoked)
+	if err := t.set(overlay, length, roots, revoked); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *Trust) set(overlay string, length int, roots []*x509.Certificate, revoked []wire.NodeID) error {
@@ -89,7 +92,10 @@ func (t *Trust) set(overlay string, length int, roots []*x509.Certificate, revok
 // TrustFor believes whom a document says.
 func TrustFor(d *Document) (*Trust, error) {
 	t := new(Trust)
-	return t, t.Update(d)
+	if err := t.Update(d); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 // Update takes over the roots and bad nodes of a new document of the same overlay. What was verified under

@@ -79,6 +79,11 @@ func TestChainsThatAreBelieved(t *testing.T) {
 	if phone.NodeID() != w.kit.NodeID() {
 		t.Errorf("handset's Node-ID %v, kit's %v", phone.NodeID(), w.kit.NodeID())
 	}
+	// What is known of a handset does not spare the kit's certificate: who is believed must not depend on who was
+	// met before.
+	if _, err := w.trust.VerifyChain(phone.Certificates()[:1], now); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("known handset without its kit: %v", err)
+	}
 	if s := w.trust.Stats(); s.Hits == 0 || s.Entries == 0 {
 		t.Errorf("nothing was remembered: %+v", s)
 	}
