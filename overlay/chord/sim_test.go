@@ -28,7 +28,6 @@ type sim struct {
 	delay  time.Duration // at most, one way
 	island map[wire.NodeID]int
 	digest hash.Hash
-	log    func(string)
 	sent   map[string]int
 }
 
@@ -244,7 +243,7 @@ func (m *sim) carry(n *simNode, o Output) {
 	case Bootstrap:
 		m.after(2*m.latency(), func() {
 			if !m.reach(n.id, o.ID) || m.lost() {
-				m.after(time.Second, func() { m.step(n, BootstrapFailed{ID: o.ID}) })
+				m.after(time.Second, func() { m.step(n, BootstrapFailed(o)) })
 				return
 			}
 			m.connect(n, m.nodes[o.ID], LinkBootstrap, false)

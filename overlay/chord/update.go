@@ -85,7 +85,7 @@ func (s *State) joinReceived(from wire.NodeID) {
 	s.emit(AnswerJoin{To: from, Accepted: true})
 	s.emit(HandOver{To: from})
 	s.recut(false)
-	// "AP MUST send JN an Update explicitly labeling JN as its predecessor."
+	// Step 7: the Update that MUST label the newcomer as this peer's predecessor.
 	s.sendUpdate(c, wire.UpdateNeighbors)
 	s.becomeMember()
 }
@@ -125,9 +125,9 @@ func (s *State) updateReceived(from wire.NodeID, u wire.ChordUpdate) {
 	case s.phase == Alone:
 		s.becomeMember()
 	case s.phase == Joining && from == s.join.ap && (s.join.answered || s.join.sent && slices.Contains(u.Predecessors, s.self)):
-		// "AP MUST send JN an Update explicitly labeling JN as its predecessor. At this point, JN is part
-		// of the ring". If others got in between in the meantime, this peer is not among the nearest
-		// predecessors any more, and part of the ring all the same.
+		// Step 7, the Update with this peer as predecessor: "At this point, JN is part of the ring". If
+		// others got in between in the meantime, this peer is not among the nearest predecessors any
+		// more, and part of the ring all the same.
 		s.becomeMember()
 	}
 	if s.phase == Member && !c.ring.told {

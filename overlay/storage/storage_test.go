@@ -102,7 +102,7 @@ func code(err error) wire.ErrorCode {
 func mustStore(t *testing.T, s *Store, now time.Time, c call) {
 	t.Helper()
 	if _, err := do(s, now, c); err != nil {
-		t.Fatalf("store refused: %v %q", err, err.(wire.ErrorResponse).Info)
+		t.Fatalf("store refused: %+v", err)
 	}
 }
 
@@ -252,7 +252,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// "which lists all the Kinds that were unrecognized" (RFC 6940 §7.4.1.2).
+// The error_info lists all the Kinds that were not known (RFC 6940 §7.4.1.2).
 func TestUnknownKindsAreListed(t *testing.T) {
 	s := New(Config{Kinds: kinds})
 	want := []wire.KindID{0xF0000098, 0xF0000099}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -21,7 +22,9 @@ func refuse(code wire.ErrorCode, text string) error {
 func (s *Store) Store(now time.Time, req *wire.StoreRequest, ctx StoreContext) (wire.StoreAnswer, error) {
 	s.Expire(now)
 	ans, err := s.store(now, req, ctx)
-	switch e, _ := err.(wire.ErrorResponse); {
+	var e wire.ErrorResponse
+	errors.As(err, &e)
+	switch {
 	case err == nil && req.Replica == 0:
 		s.stats.Stores++
 	case err == nil:
