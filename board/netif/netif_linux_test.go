@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"fieldkit/board/simnet/netns"
 )
 
@@ -124,4 +126,19 @@ func TestRealChanges(t *testing.T) {
 	until("handset address", func(i *Interface) bool { return has(i, "10.73.0.1") && !has(i, "10.9.0.1") && i.Role() == Handset })
 	must(a.Delete("eth0"))
 	until("removal", func(i *Interface) bool { return i == nil })
+}
+
+// The library's receivers and their sockets go with the subscription.
+func TestSubscriptionEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ch, err := subscribe(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	for range ch { // closed at the end
+	}
+	if err := goleak.Find(); err != nil {
+		t.Error(err)
+	}
 }
