@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -552,18 +550,4 @@ func eventually(t *testing.T, what string, f func() bool) {
 		case <-tick.C:
 		}
 	}
-}
-
-func torture(t *testing.T) []string {
-	t.Helper()
-	files, _ := filepath.Glob("testdata/torture/*.dat")
-	var out []string
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, string(b))
-	}
-	return out
 }
