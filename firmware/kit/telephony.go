@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +47,7 @@ func (t *telephony) run(k *Kit) func(context.Context, func()) error {
 			Overlay: m.Overlay, Kit: k.id.NodeID().String(),
 			Network:   k.cfg.Handset.Network,
 			Accounts:  accounts(m),
-			Directory: directory{&k.overlay}, Trunks: trunks{&k.overlay},
+			Directory: directory{k}, Trunks: trunks{&k.overlay},
 			Relay: r, Saved: k.savedBindings(), Save: k.saveBindings,
 			OnChange: k.lights.wake, Log: k.log,
 		})
@@ -136,11 +138,11 @@ func (t *telephony) giveTrunks(ctx context.Context, k *Kit, a *agent.Agent) {
 }
 
 // directory is the overlay as the telephony sees it.
-type directory struct{ o *overlay }
+type directory struct{ k *Kit }
 
 // Publish implements proxy.Directory.
 func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) error {
-	u := d.o.usage.Load()
+	u := d.k.overlay.usage.Load()
 	if u == nil {
 		return errNotRunning
 	}
@@ -150,9 +152,31 @@ func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) e
 	return u.Register(ctx, aor, ttl, "")
 }
 
+// How long a person of the mission who is not found is looked for: whoever registered at another kit a moment
+// ago, or came with an island that was just met, is in the overlay within that time.
+const (
+	lookFor   = time.Second
+	lookAgain = 100 * time.Millisecond
+)
+
 // Lookup implements proxy.Directory.
 func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, error) {
-	u := d.o.usage.Load()
+	until := time.Now().Add(lookFor)
+	for {
+		r, err := d.lookup(ctx, aor)
+		if !errors.Is(err, proxy.ErrNotFound) || !d.k.hasAccount(aor) || time.Now().After(until) {
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+func (d directory) lookup(ctx context.Context, aor string) ([]proxy.Target, error) {
+	u := d.k.overlay.usage.Load()
 	if u == nil {
 		return nil, errNotRunning
 	}
@@ -168,6 +192,14 @@ func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, erro
 		r = append(r, proxy.Target{Kit: f.Node.String()})
 	}
 	return r, nil
+}
+
+// hasAccount tells whether an address-of-record is somebody's in the mission, by number or by name.
+func (k *Kit) hasAccount(aor string) bool {
+	user, _, _ := strings.Cut(aor, "@")
+	return slices.ContainsFunc(k.mission.Load().Handsets, func(h mission.Handset) bool {
+		return h.Number == user || strings.EqualFold(h.Name, user)
+	})
 }
 
 // trunks opens connections to other kits for the telephony.

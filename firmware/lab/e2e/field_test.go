@@ -68,39 +68,47 @@ func TestKitThatDiesLeavesOtherCallsAlone(t *testing.T) {
 }
 
 func TestStrangersKitIsRefusedAndReported(t *testing.T) {
-	l := newLab(t, lab.Options{Kits: 3}, "anna", "boris")
+	l := newLab(t, lab.Options{Kits: 4}, "anna", "boris")
 	for range 2 {
 		_, err := l.StartKit(t.Context())
 		must(t, err)
 	}
 	within(t, time.Minute, l.WaitRing)
-	stranger, err := l.StartStranger(t.Context())
-	must(t, err)
-	id := ""
-	eventually(t, 10*time.Second, func() error {
-		s, err := stranger.Status(context.Background())
-		id = s.Kit.NodeID
-		return err
-	})
-	for _, k := range l.Kits[:2] {
-		eventually(t, 20*time.Second, func() error {
-			for _, n := range status(t, k).Kits {
-				if n.NodeID == id && n.State == "stranger" && n.Reason != "" {
-					return nil
+	mission := l.Kits[:2]
+	for _, c := range []struct{ name, overlay, reason string }{
+		{"with a mission of another name", "", "another mission"},
+		{"that calls its mission as ours", l.Mission().Overlay, "refused"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stranger, err := l.StartStranger(c.overlay)
+			must(t, err)
+			id := ""
+			eventually(t, 10*time.Second, func() error {
+				s, err := stranger.Status(context.Background())
+				id = s.Kit.NodeID
+				return err
+			})
+			for _, k := range mission {
+				eventually(t, 20*time.Second, func() error {
+					for _, n := range status(t, k).Kits {
+						if n.NodeID == id && n.State == "stranger" && strings.Contains(n.Reason, c.reason) {
+							return nil
+						}
+					}
+					return fmt.Errorf("kit %d does not report the stranger %s: %+v", k.Number, id, status(t, k).Kits)
+				})
+				if n := len(status(t, k).Ring); n != 2 {
+					t.Errorf("kit %d has a ring of %d with a stranger about", k.Number, n)
 				}
 			}
-			return fmt.Errorf("kit %d does not report the stranger %s", k.Number, id)
+			if s := status(t, stranger); len(s.Ring) != 1 {
+				t.Errorf("the stranger is in a ring of %d", len(s.Ring))
+			}
 		})
-		if n := len(status(t, k).Ring); n != 2 {
-			t.Errorf("kit %d has a ring of %d with a stranger about", k.Number, n)
-		}
-	}
-	if s := status(t, stranger); len(s.Ring) != 1 {
-		t.Errorf("the stranger is in a ring of %d", len(s.Ring))
 	}
 	// The mission works as before.
 	p := phones(t, l, 0, 1)
-	_, err = p[0].Call(t.Context(), p[1].Account.Number)
+	_, err := p[0].Call(t.Context(), p[1].Account.Number)
 	must(t, err)
 	_, _, err = p[0].Hangup(t.Context(), p[1])
 	must(t, err)
@@ -180,7 +188,7 @@ func TestHowCallsEnd(t *testing.T) {
 		}
 	}
 	t.Run("nobody has the number", func(t *testing.T) { refused(t, a, "89999", 404) })
-	t.Run("the phone is off", func(t *testing.T) { refused(t, a, l.Mission().Handsets[1].Number, 404) })
+	t.Run("the phone is off", func(t *testing.T) { refused(t, a, l.Mission().Handsets[1].Number, 480) })
 	eventually(t, 5*time.Second, func() error { return noCalls(l) })
 }
 
