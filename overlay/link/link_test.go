@@ -35,11 +35,20 @@ func newMission(t testing.TB) *mission {
 
 func trustOf(t testing.TB, a *ident.Authority) *ident.Trust {
 	t.Helper()
-	tr, err := ident.NewTrust(testOverlay, wire.MinNodeIDLen, []*x509.Certificate{a.Certificate()}, nil)
+	tr, err := ident.NewTrust(testOverlay, wire.MinNodeIDLen, rootsOf(a), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return tr
+}
+
+func rootsOf(a *ident.Authority) []*x509.Certificate { return []*x509.Certificate{a.Certificate()} }
+
+func idsOf(ts ...*Transport) (ids []wire.NodeID) {
+	for _, t := range ts {
+		ids = append(ids, t.id())
+	}
+	return ids
 }
 
 func (m *mission) identity() *ident.Identity {
