@@ -162,19 +162,15 @@ func TestCertificatesThatAreRefused(t *testing.T) {
 	}
 	good := ReloadURI(w.kit.NodeID(), testOverlay)
 	for name, change := range map[string]func(f *forgery){
-		"another mission's root":           func(f *forgery) { f.parent, f.signer = other.root.cert, other.root.key },
-		"the root's name, but not its key": func(f *forgery) { f.signer = must(NewKey()); f.parent = asOwn(f.parent, f.signer) },
-		"a subject":                        func(f *forgery) { f.tmpl.Subject = pkix.Name{CommonName: "x"} },
-		"another kit's Node-ID":            func(f *forgery) { f.uri = good },
-		"another overlay's name":           func(f *forgery) { f.overlay = "beta.mission.home.arpa" },
-		"a Node-ID of another length":      func(f *forgery) { f.length = 20 },
-		"no user name":                     func(f *forgery) { f.user = "" },
-		"two user names": func(f *forgery) {
-			f.san = slices.Concat(general([]byte{0x86}, good), general([]byte{0x81}, "a@b"), general([]byte{0x81}, "c@d"))
-		},
-		"two Node-IDs": func(f *forgery) {
-			f.san = slices.Concat(general([]byte{0x86}, good), general([]byte{0x86}, good), general([]byte{0x81}, "a@b"))
-		},
+		"another mission's root":                func(f *forgery) { f.parent, f.signer = other.root.cert, other.root.key },
+		"the root's name, but not its key":      func(f *forgery) { f.signer = must(NewKey()); f.parent = asOwn(f.parent, f.signer) },
+		"a subject":                             func(f *forgery) { f.tmpl.Subject = pkix.Name{CommonName: "x"} },
+		"another kit's Node-ID":                 func(f *forgery) { f.uri = good },
+		"another overlay's name":                func(f *forgery) { f.overlay = "beta.mission.home.arpa" },
+		"a Node-ID of another length":           func(f *forgery) { f.length = 20 },
+		"no user name":                          func(f *forgery) { f.user = "" },
+		"two user names":                        func(f *forgery) { f.extra([]byte{0x81}, "c@d") },
+		"two Node-IDs":                          func(f *forgery) { f.extra([]byte{0x86}, f.ownURI()) },
 		"a DNS name besides":                    func(f *forgery) { f.extra([]byte{0x82}, "a.example") },
 		"an IP address besides":                 func(f *forgery) { f.extra([]byte{0x87}, string(net.IPv4(10, 0, 0, 1).To4())) },
 		"an otherName that crypto/x509 ignores": func(f *forgery) { f.extra([]byte{0xa0}, "\x06\x01\x2a\xa0\x02\x05\x00") },
@@ -244,10 +240,15 @@ func TestCertificatesThatAreRefused(t *testing.T) {
 	}
 }
 
+// ownURI is the right one for the certificate's key.
+func (f *forgery) ownURI() string {
+	h := sha256.Sum256(must(x509.MarshalPKIXPublicKey(f.pub)))
+	return ReloadURI(must(wire.NodeIDFrom(h[:16])), testOverlay)
+}
+
+// extra adds a name to the two that must be there.
 func (f *forgery) extra(tag []byte, s string) {
-	spki := must(x509.MarshalPKIXPublicKey(f.pub))
-	h := sha256.Sum256(spki)
-	f.san = slices.Concat(general([]byte{0x86}, ReloadURI(must(wire.NodeIDFrom(h[:16])), testOverlay)), general([]byte{0x81}, f.user), general(tag, s))
+	f.san = slices.Concat(general([]byte{0x86}, f.ownURI()), general([]byte{0x81}, f.user), general(tag, s))
 }
 
 // asOwn is a parent with the same name and another key.
@@ -275,6 +276,23 @@ func TestKitIssuesForItselfOnly(t *testing.T) {
 	der := must(issue(w.kit.NodeID(), "mallory@"+testOverlay, testOverlay, true, w.kit.kit.leaf(), w.kit.spki, w.kit.key.Public(), w.kit.key))
 	if p, err := w.trust.VerifyChain([][]byte{der, w.kit.kit.leaf().Raw}, now); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("second intermediate: got %v, %v", p, err)
+	}
+	// The root let somebody in who is no kit: no intermediate, so no certificates from there.
+	f := w.forge()
+	key := must(NewKey())
+	f.pub, f.user = key.Public(), "guest@"+testOverlay
+	f.tmpl.IsCA, f.tmpl.MaxPathLenZero, f.tmpl.KeyUsage = false, false, x509.KeyUsageDigitalSignature
+	guest := f.make(t)
+	if _, err := w.trust.VerifyChain([][]byte{guest.Raw}, now); err != nil {
+		t.Fatal(err)
+	}
+	id, spki, err := nodeIDOfKey(key, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der = must(issue(id, "10001@"+testOverlay, testOverlay, false, guest, spki, key.Public(), key))
+	if p, err := w.trust.VerifyChain([][]byte{der, guest.Raw}, now); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("issued by somebody who may not: got %v, %v", p, err)
 	}
 	// A handset's certificate does not stand in for the kit's.
 	a, b := must(w.kit.SignerFor("a@"+testOverlay)), must(w.kit.SignerFor("b@"+testOverlay))
