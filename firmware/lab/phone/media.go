@@ -17,8 +17,9 @@ import (
 
 const (
 	packetTime = 20 * time.Millisecond
-	// rtcpInterval is RFC 3550 §6.2's minimum; the first report goes out sooner
-	// ("half the minimum"), sooner still so that short calls have figures.
+	// rtcpInterval is RFC 3550 §6.2's minimum. The first reports go out sooner,
+	// the first after rtcpFirst and each next after twice the time, so that short
+	// calls have figures too: a round trip takes a report each way.
 	rtcpInterval = 5 * time.Second
 	rtcpFirst    = 500 * time.Millisecond
 )
@@ -232,7 +233,7 @@ func (s *session) reported(blocks []rtcp.ReceptionReport, wall uint64) {
 func (s *session) sendControl(ctx context.Context) {
 	timer := time.NewTimer(rtcpFirst)
 	defer timer.Stop()
-	for {
+	for interval := rtcpFirst; ; interval = min(2*interval, rtcpInterval) {
 		select {
 		case <-ctx.Done():
 			return
@@ -240,7 +241,7 @@ func (s *session) sendControl(ctx context.Context) {
 		}
 		s.report(false)
 		// "varied randomly over the range [0.5,1.5] times" (RFC 3550 §6.2)
-		timer.Reset(time.Duration((0.5 + rand.Float64()) * float64(rtcpInterval)))
+		timer.Reset(time.Duration((0.5 + rand.Float64()) * float64(interval)))
 	}
 }
 

@@ -62,6 +62,7 @@ func (e *StatusError) Error() string { return fmt.Sprintf("answered %d %s", e.Co
 const (
 	registerTimeout = 10 * time.Second
 	goodbyeTimeout  = 2 * time.Second
+	quietTime       = 20 * time.Millisecond
 	maxRetry        = 30 * time.Second
 	maxChallenges   = 2 // the second for a nonce gone stale
 )
@@ -77,6 +78,7 @@ type Phone struct {
 
 	registered atomic.Bool
 	running    atomic.Bool
+	deaf       atomic.Bool // messages are dropped unread
 	incoming   chan *Call
 	missed     atomic.Uint64 // calls that nobody took from Incoming; they go on all the same
 
@@ -204,6 +206,11 @@ func (p *Phone) Run(ctx context.Context) error {
 		p.mu.Lock()
 		p.closing = true
 		p.mu.Unlock()
+		// A message that sipgo has read but not handled when its sockets close
+		// makes it open a new one, which nobody closes: read no more, and give
+		// those under way the time they need.
+		p.deaf.Store(true)
+		<-time.After(quietTime)
 		closeTransports()
 		p.serving.Wait()
 	}()
@@ -236,7 +243,7 @@ func (p *Phone) open() (func(), error) {
 	quiet := slog.New(slog.DiscardHandler) // sipgo logs whole messages
 	agent, err := sipgo.NewUA(
 		sipgo.WithUserAgent(p.cfg.User), sipgo.WithUserAgentHostname(p.cfg.Domain),
-		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet)),
+		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet), sip.WithTransportLayerReadFilter(p.hear)),
 		sipgo.WithUserAgentTransactionLayerOptions(sip.WithTransactionLayerLogger(quiet)),
 	)
 	if err != nil {
@@ -289,6 +296,15 @@ func (p *Phone) open() (func(), error) {
 	stop()
 	p.serving.Wait()
 	return nil, errors.New("SIP socket is not served")
+}
+
+var errDeaf = errors.New("phone is closing")
+
+func (p *Phone) hear(_ sip.TransportReadProps, data []byte) ([]byte, error) {
+	if p.deaf.Load() {
+		return nil, errDeaf
+	}
+	return data, nil
 }
 
 // keepRegistered registers and refreshes until ctx ends.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,9 +45,17 @@ const realm = "lab"
 
 func newExchange(t *testing.T, network string, accounts map[string]string) *exchange {
 	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) }) // the last one to run: names the test that leaks
 	quiet := slog.New(slog.DiscardHandler)
+	var deaf atomic.Bool
 	agent, err := sipgo.NewUA(
-		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet)),
+		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet), sip.WithTransportLayerReadFilter(
+			func(_ sip.TransportReadProps, data []byte) ([]byte, error) {
+				if deaf.Load() {
+					return nil, errDeaf
+				}
+				return data, nil
+			})),
 		sipgo.WithUserAgentTransactionLayerOptions(sip.WithTransactionLayerLogger(quiet)))
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +95,8 @@ func newExchange(t *testing.T, network string, accounts map[string]string) *exch
 		serving.Go(func() { _ = server.ServeUDP(c) })
 	}
 	t.Cleanup(func() {
+		deaf.Store(true) // as Phone.Run does, and for the same reason
+		<-time.After(quietTime)
 		_ = closer.Close()
 		_ = agent.Close()
 		serving.Wait()
