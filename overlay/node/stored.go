@@ -104,13 +104,19 @@ func (l *loop) countResources() uint32 { return uint32(l.store.Stats().Resources
 type replication struct {
 	held    bool // the neighbours changed and are not settled: RFC 6940 §10.7.1's hold-down
 	flights int
+	refused bool // something was, since the last pause
+	pauses  int  // since the ring settled
 	next    *alarm
 	expiry  *alarm
 	members []wire.NodeID
 }
 
-// replicaRetry is when a push that failed is tried again: after storage's own back-off for it.
-const replicaRetry = 6 * time.Second
+// A push that failed is tried again after a pause, which grows: a value that nobody plausible holds for its
+// new owner is refused until its owner stores it again.
+const (
+	replicaRetry    = 6 * time.Second // above storage's own back-off for one push
+	replicaRetryMax = 5 * time.Minute
+)
 
 func (l *loop) replicateSoon(d time.Duration) {
 	if a := l.repl.next; a != nil && a.index >= 0 && !a.at.After(l.now.Add(d)) {
@@ -162,6 +168,11 @@ func (l *loop) replicate(only wire.NodeID) {
 	for _, p := range pushes {
 		l.push(p)
 	}
+	if l.repl.refused && len(pushes) == 0 && l.repl.flights == 0 {
+		l.repl.refused = false
+		l.replicateSoon(min(replicaRetry<<min(l.repl.pauses, 10), replicaRetryMax))
+		l.repl.pauses++
+	}
 }
 
 func (l *loop) push(p storage.Push) {
@@ -184,10 +195,15 @@ func (l *loop) push(p storage.Push) {
 			// Forbidden is what a peer answers that does not know this one yet (its ring is not settled);
 			// it is tried again like what was lost.
 			l.n.counters.ReplicaRefused.Add(1)
-			l.store.Confirm(l.now, p, false)
-			l.replicateSoon(replicaRetry)
+			l.pushFailed(p)
 		}
 	})
+}
+
+func (l *loop) pushFailed(p storage.Push) {
+	l.store.Confirm(l.now, p, false)
+	l.repl.refused = true
+	l.replicateSoon(0) // for the others
 }
 
 // refetch takes over what another peer has that is newer: "the peer MUST fetch the newer data from the
@@ -200,10 +216,7 @@ func (l *loop) refetch(p storage.Push) {
 		l.n.counters.Unencodable.Add(1)
 		return
 	}
-	again := func() {
-		l.store.Confirm(l.now, p, false)
-		l.replicateSoon(replicaRetry)
-	}
+	again := func() { l.pushFailed(p) }
 	l.send(outgoing{dest: toNode(p.To), code: wire.FetchReq, body: body}, func(r reply) {
 		if r.err != nil || !l.work(func() func(*loop) {
 			kinds, err := l.n.checkFetch(res, r.msg)
@@ -239,7 +252,7 @@ func (l *loop) neighboursMoved() { l.repl.held = true }
 
 // settled ends it: replicas for new successors, and what others are responsible for now.
 func (l *loop) settled() {
-	l.repl.held = false
+	l.repl.held, l.repl.pauses = false, 0
 	for _, id := range l.repl.members {
 		if !l.isMember(id) {
 			l.store.Forget(id) // it may come back empty

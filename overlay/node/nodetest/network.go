@@ -206,7 +206,7 @@ func (h *Host) Bootstrap(ctx context.Context, addr netip.AddrPort) (node.Conn, e
 // meeting is one side of an attempt that waits for the other.
 type meeting struct {
 	host  *Host
-	other string      // ufrag of the side it wants
+	other string // ufrag of the side it wants
 	offer bool
 	met   chan met
 }
