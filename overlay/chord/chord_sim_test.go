@@ -70,7 +70,10 @@ func TestPowerUpTogether(t *testing.T) {
 		m := newSim(t, seed)
 		n := 1 + int(seed)%16
 		m.powerUp(n)
-		times = append(times, m.mustConverge(30*time.Second, fmt.Sprint(n, " kits")))
+		d := m.mustConverge(30*time.Second, fmt.Sprint(n, " kits"))
+		if times = append(times, d); d > 5*time.Second {
+			t.Logf("seed %d: %d kits took %v", seed, n, d)
+		}
 		for _, id := range m.ids {
 			st := m.nodes[id].state.stats
 			joins, merges, admitted = joins+st.Joins, merges+st.Merges, admitted+st.Admitted
