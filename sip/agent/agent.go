@@ -439,7 +439,7 @@ func (a *Agent) publish(events []registrar.Event) {
 }
 
 func (a *Agent) changed() {
-	if a.cfg.OnChange != nil {
+	if a.cfg.OnChange != nil && a.loop.ctx != nil { // not from within New
 		a.cfg.OnChange()
 	}
 }

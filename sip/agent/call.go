@@ -199,6 +199,14 @@ func (a *Agent) finish(c *call) {
 			b.client.abandon()
 		}
 	}
+	for id, r := range c.requests {
+		// Other requests end by Timer F; a re-INVITE that rings would not.
+		if r.req.Method == sip.INVITE && r.server != nil && r.client != nil && !r.client.final {
+			r.client.abandon()
+			r.server.respond(487, "")
+			delete(c.requests, id)
+		}
+	}
 	delete(a.loop.calls, c.id)
 	if a.loop.holders[c.holder]--; a.loop.holders[c.holder] <= 0 {
 		delete(a.loop.holders, c.holder)
@@ -288,6 +296,23 @@ func (a *Agent) trunkLost(now time.Time, c *call, f *flow) {
 	}
 }
 
+// live is the flow that leads now to where f led: a kit that was lost and is back
+// has another trunk. nil when nothing leads there.
+func (a *Agent) live(f *flow) *flow {
+	switch {
+	case f.stream != nil:
+		return a.loop.streams[f.stream.id]
+	case f.trunk == nil || a.loop.links[f.trunk.t] == f:
+		return f
+	}
+	for _, g := range a.loop.links {
+		if g.trunk.kit == f.trunk.kit {
+			return g
+		}
+	}
+	return nil
+}
+
 // contactFlow is the way to a binding.
 func (a *Agent) contactFlow(b registrar.Binding, uri *sip.Uri) *flow {
 	if b.Flow.Conn != 0 {
@@ -363,10 +388,18 @@ func (a *Agent) forwardBranch(now time.Time, c *call, act proxy.Forward) {
 		func(now time.Time) { a.step(now, c, proxy.Failed{Branch: i, Status: 408}) })
 	if err != nil {
 		a.log.Debug("request not sent", "to", b.flow, "error", err)
-		a.later(c, proxy.Failed{Branch: i, Status: 503})
+		a.later(c, proxy.Failed{Branch: i, Status: sendStatus(err)})
 		return
 	}
 	b.client = client
+}
+
+// sendStatus is the response for what could not be sent.
+func sendStatus(err error) int {
+	if errors.Is(err, errTooLong) {
+		return 513
+	}
+	return 503
 }
 
 func (c *call) user() string {

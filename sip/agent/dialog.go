@@ -76,11 +76,9 @@ func (a *Agent) forwardRequest(now time.Time, c *call, act proxy.ForwardRequest)
 		}
 		delete(c.requests, act.ID)
 	}
-	if to.stream != nil {
-		if live := a.loop.streams[to.stream.id]; live == nil {
-			fail(480)
-			return
-		}
+	if to = a.live(to); to == nil {
+		fail(480)
+		return
 	}
 	out := a.forward(r.req, from, to, *r.req.Recipient.Clone(), a.route(r.req, to)...)
 	fromLeg, toLeg := c.legs(act.Branch, r.from)
@@ -104,7 +102,7 @@ func (a *Agent) forwardRequest(now time.Time, c *call, act proxy.ForwardRequest)
 			a.step(now, c, proxy.RequestDone{ID: act.ID, Status: 408})
 		})
 	if err != nil {
-		fail(503)
+		fail(sendStatus(err))
 		return
 	}
 	r.client = client
@@ -162,12 +160,7 @@ func (a *Agent) requestResponse(now time.Time, c *call, id uint64, r *relayed, r
 		r.success = out
 	}
 	r.server.relay(out)
-	if r.success == nil {
-		delete(c.requests, id)
-	} else {
-		// The client transaction keeps r for repeats of the 2xx.
-		delete(c.requests, id)
-	}
+	delete(c.requests, id) // the client transaction keeps r for repeats of a 2xx
 	a.step(now, c, proxy.RequestDone{ID: id, Status: res.StatusCode})
 }
 

@@ -600,3 +600,73 @@ func TestStopped(t *testing.T) {
 		}
 	}
 }
+
+// sipgo refuses UDP requests above about 1,300 bytes by default; browsers' SDP and
+// long Route sets are bigger. A trunk has a limit, and says so.
+func TestLongMessages(t *testing.T) {
+	long := func(n int) string {
+		return sdp(4000) + strings.Repeat("a=x-long:"+strings.Repeat("y", 89)+"\n", n/100)
+	}
+	caller, callee := pair(t, false, "udp", "udp")
+	caller.invite("10002", long(12_000))
+	in := callee.request("INVITE")
+	if len(in.Body()) < 12_000 {
+		t.Errorf("%d bytes arrived", len(in.Body()))
+	}
+	callee.answer(in, 200, long(12_000))
+	if n := len(caller.response(200).Body()); n < 12_000 {
+		t.Errorf("%d bytes came back", n)
+	}
+	caller, _ = pair(t, true, "udp", "udp")
+	inv := caller.invite("10002", long(12_000))
+	caller.send(caller.ackOf(inv, caller.response(513)))
+}
+
+// A re-INVITE is cancelled like an INVITE, and one that still rings is ended with
+// the call.
+func TestCancelOfReInvite(t *testing.T) {
+	layouts(t, func(t *testing.T, caller, callee *phone) {
+		caller.invite("10002", sdp(4000))
+		in := callee.request("INVITE")
+		callee.answer(in, 200, sdp(5000))
+		ok := caller.response(200)
+		caller.inside("ACK", ok, "")
+		callee.request("ACK")
+
+		branch := newBranch()
+		via := fmt.Sprintf("Via: SIP/2.0/%s %s;branch=%s;rport\n", strings.ToUpper(caller.conn.LocalAddr().Network()), caller.conn.LocalAddr(), branch)
+		build := func(method string) string {
+			return fmt.Sprintf("%s sip:bob@127.0.0.1 SIP/2.0\n%sFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: 99 %s\nContact: %s\nContent-Length: 0\n\n",
+				method, via, ok.From().Value(), ok.To().Value(), ok.CallID().Value(), method, caller.contact)
+		}
+		caller.send(build("INVITE"))
+		re := callee.request("INVITE")
+		caller.send(build("CANCEL"))
+		caller.response(200)
+		callee.silent(20 * time.Millisecond) // not before a provisional response: §9.1
+		callee.answer(re, 180, "")
+		c := callee.request("CANCEL")
+		callee.answer(c, 200, "")
+		callee.answer(re, 487, "")
+		callee.request("ACK")
+		caller.response(180)
+		caller.response(487)
+
+		branch = newBranch()
+		via = fmt.Sprintf("Via: SIP/2.0/%s %s;branch=%s;rport\n", strings.ToUpper(caller.conn.LocalAddr().Network()), caller.conn.LocalAddr(), branch)
+		caller.send(build("INVITE"))
+		re = callee.request("INVITE")
+		callee.answer(re, 180, "")
+		caller.response(180)
+		caller.inside("BYE", ok, "")
+		callee.answer(callee.request("BYE"), 200, "")
+		got := map[string]int{}
+		for range 2 { // the end of the call and of what rang in it, in any order
+			res := caller.next().(*sip.Response)
+			got[string(res.CSeq().MethodName)] = res.StatusCode
+		}
+		if got["BYE"] != 200 || got["INVITE"] != 487 {
+			t.Errorf("answers %v", got)
+		}
+	})
+}

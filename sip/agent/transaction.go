@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -182,7 +183,7 @@ func (a *Agent) start(f *flow, req *sip.Request, onReply func(time.Time, *sip.Re
 	if err := c.tx.Init(); err != nil {
 		c.tx.Terminate()
 		a.count.sendErrors.Add(1)
-		return nil, err
+		return nil, fmt.Errorf("%s to %s: %w", req.Method, f, err)
 	}
 	a.clients.put(c)
 	a.tasks.Go(func() {
