@@ -50,13 +50,15 @@ func (r *refusals) await(t *testing.T, reason error) {
 	}
 }
 
-func quick(c *Config) { c.HandshakeTimeout, c.ConnectTimeout = time.Second, 2*time.Second }
+func quick(c *Config) { c.HandshakeTimeout, c.ConnectTimeout = 700*time.Millisecond, time.Second }
 
 // "The nodes MUST verify that the certificate presented in the handshake matches the identity of the other peer as found
 // in the Attach message" (RFC 6940 §6.5.1.13): a kit of another mission is refused by who meets it, in both directions
 // and on both ways in, and the status page is told.
 func TestStrangerIsRefused(t *testing.T) {
+	t.Parallel()
 	t.Run("bootstrap, stranger listens", func(t *testing.T) {
+		t.Parallel()
 		var r refusals
 		ours, stranger := newMission(t).transport(quick, r.hook), newMission(t).transport(quick)
 		_, err := ours.Bootstrap(testContext(t, 5*time.Second), netip.AddrPortFrom(loopback, stranger.Port()))
@@ -66,6 +68,7 @@ func TestStrangerIsRefused(t *testing.T) {
 		r.await(t, ErrUntrusted)
 	})
 	t.Run("bootstrap, stranger that does not look dials", func(t *testing.T) {
+		t.Parallel()
 		var r refusals
 		ours, other := newMission(t).transport(quick, r.hook), newMission(t)
 		_, err := bareDial(t, ours.Port(), func(c *dtls.Config) { c.Certificates = []tls.Certificate{other.identity().TLSCertificate()} })
@@ -76,6 +79,7 @@ func TestStrangerIsRefused(t *testing.T) {
 	})
 	for _, offers := range []bool{true, false} {
 		t.Run(fmt.Sprintf("attach, stranger offers %v", offers), func(t *testing.T) {
+			t.Parallel()
 			var r refusals
 			ours, stranger := newMission(t).transport(quick, r.hook), newMission(t).transport(quick)
 			o, a := ours, stranger
@@ -97,6 +101,7 @@ func TestStrangerIsRefused(t *testing.T) {
 
 // A stranger that does not check certificates itself gets to show its own to our server.
 func TestStrangerThatAcceptsEverybodyIsRefused(t *testing.T) {
+	t.Parallel()
 	m, other := newMission(t), newMission(t)
 	var r refusals
 	ours := m.transport(quick, r.hook)
@@ -110,6 +115,7 @@ func TestStrangerThatAcceptsEverybodyIsRefused(t *testing.T) {
 }
 
 func TestWrongNodeIDIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMission(t)
 	for _, offererLies := range []bool{true, false} {
 		var r refusals
@@ -129,6 +135,7 @@ func TestWrongNodeIDIsRefused(t *testing.T) {
 }
 
 func TestOwnNodeIDIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMission(t)
 	id := m.identity()
 	same := func(c *Config) { c.Identity = id }
@@ -139,6 +146,7 @@ func TestOwnNodeIDIsRefused(t *testing.T) {
 }
 
 func TestRevokedIsRefused(t *testing.T) {
+	t.Parallel()
 	m := newMission(t)
 	bad := m.transport(quick)
 	trust, err := ident.NewTrust(testOverlay, m.trust.NodeIDLength(), rootsOf(m.auth), idsOf(bad))
@@ -177,7 +185,7 @@ func bareDial(t *testing.T, port uint16, change func(*dtls.Config)) (*dtls.Conn,
 		}
 	}()
 	t.Cleanup(func() { _ = c.Close(); <-done })
-	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	conn, err := dtls.ClientWithContext(ctx, g, cfg)
 	if err == nil {
@@ -187,6 +195,7 @@ func bareDial(t *testing.T, port uint16, change func(*dtls.Config)) (*dtls.Conn,
 }
 
 func TestUnsafeClientsAreRefused(t *testing.T) {
+	t.Parallel()
 	m := newMission(t)
 	for _, c := range []struct {
 		name   string
@@ -202,6 +211,7 @@ func TestUnsafeClientsAreRefused(t *testing.T) {
 		{"no extended master secret", func(c *dtls.Config) { c.ExtendedMasterSecret = dtls.DisableExtendedMasterSecret }, ErrHandshake},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			var r refusals
 			tr := m.transport(quick, r.hook)
 			_, err := bareDial(t, tr.Port(), func(cfg *dtls.Config) {
