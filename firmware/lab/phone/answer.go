@@ -49,16 +49,16 @@ func (p *Phone) invited(req *sip.Request, tx sip.ServerTransaction) {
 		return
 	}
 	c.takeDialog(req)
-	if err := p.add(c); err != nil {
-		c.session.close()
-		p.reply(req, tx, 486, "Busy Here")
-		return
-	}
 	p.mu.Lock()
 	ctx := p.ctx
 	p.mu.Unlock()
 	ctx, c.cancel = context.WithCancel(ctx)
 	defer c.cancel()
+	if err := p.add(c); err != nil {
+		c.session.close()
+		p.reply(req, tx, 486, "Busy Here")
+		return
+	}
 	select {
 	case p.incoming <- c:
 	default:

@@ -126,11 +126,12 @@ func (p *Phone) Dial(ctx context.Context, target string) (*Call, error) {
 		return nil, err
 	}
 	c.id = dialogID{callID: sip.GenerateTagN(24) + "@" + p.cfg.Local.String(), local: sip.GenerateTagN(16), cseq: 1, to: uri}
+	ctx, c.cancel = context.WithCancel(ctx)
 	if err := p.add(c); err != nil {
+		c.cancel()
 		c.session.close()
 		return nil, err
 	}
-	ctx, c.cancel = context.WithCancel(ctx)
 	if !p.work(func() { c.place(ctx, uri) }) {
 		c.cancel()
 		c.finish(ErrNotRunning)

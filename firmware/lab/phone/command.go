@@ -247,7 +247,11 @@ func (m *console) watch(c *Call, what string) {
 				ringing = nil
 				m.print(Event{Event: "ringing", Call: number})
 			case <-answered:
-				answered, ringing, media = nil, nil, tick.C
+				if ringing != nil { // in that order, also when both happened at once
+					ringing = nil
+					m.print(Event{Event: "ringing", Call: number})
+				}
+				answered, media = nil, tick.C
 				m.print(m.answer(number, c))
 			case <-media:
 				m.print(Event{Event: "media", Call: number, Media: reportOf(c.Stats())})

@@ -523,6 +523,10 @@ func TestCommands(t *testing.T) {
 		_ = events.Close()
 	})
 	defer running.Wait()
+	defer func() { // also when the test fails: Main ends with its pipes
+		_ = say.Close()
+		_ = hear.Close()
+	}()
 	lines := bufio.NewScanner(hear)
 	next := func(want string) Event {
 		t.Helper()
@@ -579,8 +583,10 @@ func TestCommands(t *testing.T) {
 	}
 	command(`{"cmd":"quit"}`)
 	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"error"`) {
+			t.Errorf("at the end: %s", lines.Text())
+		}
 	}
-	_ = say.Close()
 }
 
 func TestG711(t *testing.T) {
