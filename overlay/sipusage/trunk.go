@@ -331,13 +331,23 @@ func (l *loop) trunksChanged() {
 	if limit <= 0 {
 		return
 	}
+	if l.looking {
+		l.again = true
+		return
+	}
+	l.looking = true
 	self := l.u.cfg.Identity.NodeID()
 	l.background(func(ctx context.Context) func(*loop) {
 		s, err := l.u.cfg.Node.Snapshot(ctx)
-		if err != nil {
-			return nil
-		}
 		return func(l *loop) {
+			l.looking = false
+			if l.again {
+				l.again = false
+				l.trunksChanged()
+			}
+			if err != nil {
+				return
+			}
 			members := map[wire.NodeID]bool{}
 			if len(s.Ring) <= limit {
 				for _, id := range s.Ring {

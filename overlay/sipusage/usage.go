@@ -88,8 +88,10 @@ type loop struct {
 	stores int
 	ring   uint64 // node.Settled when last looked at
 	trunks map[wire.NodeID]*peerTrunk
-	wg     sync.WaitGroup
-	counts Stats
+	// The ring is being looked at for trunks to open ahead of need, and is to be looked at again.
+	looking, again bool
+	wg             sync.WaitGroup
+	counts         Stats
 }
 
 // Stats counts since Run began; the first two are as of now.
