@@ -3,10 +3,13 @@ package media
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestPacketsGoBothWaysBetweenHandsets(t *testing.T) {
@@ -294,4 +297,54 @@ func TestConfiguration(t *testing.T) {
 			t.Errorf("%+v accepted", cfg)
 		}
 	}
+}
+
+func TestSocketsAreMarkedForVoice(t *testing.T) {
+	c := newCall(t, newRelay(t, 30900, 30999), "c")
+	l := handsetLeg(t, c, "a")
+	for _, conn := range []*net.UDPConn{l.handset.rtp, l.handset.rtcp} {
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tos int
+		if err := raw.Control(func(fd uintptr) { tos, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS) }); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || tos>>2 != 46 {
+			t.Errorf("DSCP %d, want EF, 46 (%v)", tos>>2, err)
+		}
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	six := netip.IPv6Loopback()
+	r, err := New(Config{Address: six, Ports: [2]uint16{31000, 31099}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	c := newCall(t, r, "c")
+	var legs [2]*Leg
+	var phones [2]*net.UDPConn
+	for i := range legs {
+		if legs[i], err = c.HandsetLeg("x", six); err != nil {
+			t.Fatal(err)
+		}
+		if phones[i], err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(six, 0))); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = phones[i].Close() })
+	}
+	for i := range legs {
+		body := strings.ReplaceAll((&device{phones[i], phones[i]}).sdp(), "IP4 127.0.0.1", "IP6 ::1")
+		if out := rewrite(t, legs[i], legs[1-i], body); !strings.Contains(out, "c=IN IP6 ::1\r\n") {
+			t.Errorf("got\n%s", out)
+		}
+	}
+	c.Connect(legs[0], legs[1])
+	if _, err := phones[0].WriteToUDPAddrPort(rtpPacket(1, 1, "x"), source(legs[0].handset.rtp)); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, phones[1])
 }

@@ -230,8 +230,8 @@ func isHold(c string) (bool, error) {
 		return false, fmt.Errorf("%w: c= line", ErrSDP)
 	}
 	host, _, _ := strings.Cut(f[2], "/")
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsUnspecified(), nil // else a name, which only tells where not to look
+	addr, _ := netip.ParseAddr(host) // may be a name: an address that is not believed anyway
+	return addr.IsValid() && addr.IsUnspecified(), nil
 }
 
 func learnSource(lines []string) (uint32, string, error) {

@@ -149,13 +149,13 @@ func (c *Call) take(ctx context.Context, req *sip.Request, tx sip.ServerTransact
 		return err
 	}
 	if !delayed {
-		c.up() // RFC 3264 §6: the answerer is ready to receive when it has sent the answer
+		c.up(ctx) // RFC 3264 §6: the answerer is ready to receive when it has sent the answer
 	}
-	return c.repeat(res, tx, cancelled)
+	return c.repeat(ctx, res, tx, cancelled)
 }
 
 // repeat sends the 2xx again until its ACK comes (RFC 3261 §13.3.1.4).
-func (c *Call) repeat(res *sip.Response, tx sip.ServerTransaction, cancelled <-chan struct{}) error {
+func (c *Call) repeat(ctx context.Context, res *sip.Response, tx sip.ServerTransaction, cancelled <-chan struct{}) error {
 	interval := t1
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
@@ -176,7 +176,7 @@ func (c *Call) repeat(res *sip.Response, tx sip.ServerTransaction, cancelled <-c
 			cancelled = nil
 		case <-end:
 			// "the session SHOULD be terminated […] with a BYE"
-			ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 			defer cancel()
 			return errors.Join(errors.New("no ACK"), c.bye(ctx))
 		}
@@ -192,7 +192,7 @@ func (p *Phone) onAck(req *sip.Request, _ sip.ServerTransaction) {
 		if err := c.session.accept(body); err != nil {
 			p.log.Debug("answer in ACK", "error", err)
 		} else {
-			c.up()
+			c.up(context.Background())
 		}
 	}
 	select {
@@ -240,7 +240,7 @@ func (p *Phone) reinvite(req *sip.Request, tx sip.ServerTransaction) {
 	if err != nil {
 		return
 	}
-	if err := c.repeat(res, tx, nil); err != nil {
+	if err := c.repeat(context.Background(), res, tx, nil); err != nil {
 		p.log.Debug("re-INVITE", "error", err)
 	}
 }

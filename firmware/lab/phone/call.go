@@ -171,7 +171,7 @@ func (c *Call) place(ctx context.Context, uri sip.Uri) {
 		c.mu.Unlock()
 		if err = c.session.accept(res.Body()); err != nil {
 			// The call is up all the same for the other end: end it properly.
-			ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 			defer cancel()
 			_ = c.bye(ctx)
 		}
@@ -180,7 +180,7 @@ func (c *Call) place(ctx context.Context, uri sip.Uri) {
 		c.finish(err)
 		return
 	}
-	c.up()
+	c.up(ctx)
 }
 
 // inviteFinal sends INVITE, with credentials when asked, to the final response;
@@ -204,7 +204,7 @@ func (c *Call) inviteFinal(ctx context.Context, uri sip.Uri) (*sip.Response, err
 		if res.IsSuccess() {
 			c.establish(req, res, tx)
 			if ctx.Err() != nil { // answered while it was being cancelled (RFC 3261 §9.1)
-				bye, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+				bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
 				defer cancel()
 				_ = c.bye(bye)
 				return nil, ctx.Err()
@@ -249,13 +249,13 @@ func (c *Call) responses(ctx context.Context, tx sip.ClientTransaction, req *sip
 		// "the CANCEL request MUST NOT be sent" before a provisional response (§9.1)
 		if ctx.Err() != nil && provisional && !cancelled {
 			cancelled = true
-			c.phone.work(func() { c.sendCancel(req) })
+			c.phone.work(func() { c.sendCancel(context.WithoutCancel(ctx), req) })
 		}
 	}
 }
 
 // sendCancel builds CANCEL as RFC 3261 §9.1 has it: the INVITE's own Via.
-func (c *Call) sendCancel(invite *sip.Request) {
+func (c *Call) sendCancel(ctx context.Context, invite *sip.Request) {
 	p := c.phone
 	req := sip.NewRequest(sip.CANCEL, invite.Recipient)
 	hops := sip.MaxForwardsHeader(70)
@@ -267,7 +267,7 @@ func (c *Call) sendCancel(invite *sip.Request) {
 	}
 	req.SetBody(nil)
 	p.send(req)
-	ctx, cancel := context.WithTimeout(context.Background(), ackTimeout)
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	tx, err := p.client.TransactionRequest(ctx, req, func(*sipgo.Client, *sip.Request) error { return nil })
 	if err != nil {
@@ -309,9 +309,9 @@ func (c *Call) establish(req *sip.Request, res *sip.Response, tx sip.ClientTrans
 	ack(res)
 }
 
-// up starts the media.
-func (c *Call) up() {
-	ctx, stop := context.WithCancel(context.Background())
+// up starts the media, which end with the call and not with ctx.
+func (c *Call) up(ctx context.Context) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.mu.Lock()
 	if c.over || c.stop != nil { // hung up by the other end in this very moment, or up already
 		c.mu.Unlock()

@@ -135,7 +135,8 @@ func New(cfg Config) (*Phone, error) {
 
 // route finds the address this machine would use toward a server; it sends nothing.
 func route(to netip.AddrPort) (netip.Addr, error) {
-	c, err := net.Dial("udp", to.String())
+	var d net.Dialer
+	c, err := d.DialContext(context.Background(), "udp", to.String())
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -198,7 +199,7 @@ func (p *Phone) Incoming() <-chan *Call { return p.incoming }
 // Run registers, keeps the registration fresh and serves calls until ctx ends.
 // Then it hangs up, takes the registration back and returns nil. Run it once.
 func (p *Phone) Run(ctx context.Context) error {
-	closeTransports, err := p.open()
+	closeTransports, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -239,7 +240,7 @@ func (p *Phone) Run(ctx context.Context) error {
 }
 
 // open makes the transports and waits until they serve.
-func (p *Phone) open() (func(), error) {
+func (p *Phone) open(ctx context.Context) (func(), error) {
 	quiet := slog.New(slog.DiscardHandler) // sipgo logs whole messages
 	agent, err := sipgo.NewUA(
 		sipgo.WithUserAgent(p.cfg.User), sipgo.WithUserAgentHostname(p.cfg.Domain),
@@ -267,8 +268,9 @@ func (p *Phone) open() (func(), error) {
 	p.server.OnNoRoute(func(req *sip.Request, tx sip.ServerTransaction) { p.reply(req, tx, 405, "Method Not Allowed") })
 
 	at := net.JoinHostPort(p.cfg.Local.String(), "0")
+	var sockets net.ListenConfig
 	if p.cfg.Transport == "tcp" {
-		l, err := net.Listen("tcp", at)
+		l, err := sockets.Listen(ctx, "tcp", at)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("SIP listener: %w", err), agent.Close())
 		}
@@ -276,7 +278,7 @@ func (p *Phone) open() (func(), error) {
 		p.serving.Go(func() { _ = p.server.ServeTCP(l) }) // ends with the listener
 		return func() { _ = l.Close(); _ = agent.Close() }, nil
 	}
-	c, err := net.ListenPacket("udp", at)
+	c, err := sockets.ListenPacket(ctx, "udp", at)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("SIP socket: %w", err), agent.Close())
 	}
