@@ -46,6 +46,7 @@ type MediaReport struct {
 	Sent     uint64  `json:"sent"`
 	Received uint64  `json:"received"`
 	Lost     uint64  `json:"lost"`
+	Strays   uint64  `json:"strays,omitempty"`
 	JitterMS float64 `json:"jitter_ms"`
 	RTTMS    float64 `json:"rtt_ms,omitempty"`
 	FarLost  uint64  `json:"far_lost"`
@@ -55,7 +56,7 @@ type MediaReport struct {
 
 func reportOf(s Stats) *MediaReport {
 	return &MediaReport{
-		Sent: s.Sent, Received: s.Received, Lost: s.Lost, JitterMS: s.JitterMS, RTTMS: s.RTTMS,
+		Sent: s.Sent, Received: s.Received, Lost: s.Lost, Strays: s.Strays, JitterMS: s.JitterMS, RTTMS: s.RTTMS,
 		FarLost: s.FarLost, Reports: s.Reports, ToneOK: s.ToneOK,
 	}
 }
@@ -67,7 +68,7 @@ const mediaEvery = time.Second
 const maxCommand = 4 << 10
 
 // Main runs one phone by commands, a JSON object a line, and prints events the
-// same way. It ends with quit, with the end of the input, or with ctx, after
+// same way. Commands are carried out once it has tried to register. It ends with quit, with the end of the input, or with ctx, after
 // goodbye to the server. A read of stdin that never returns outlives it.
 func Main(ctx context.Context, stdin io.Reader, stdout io.Writer, cfg Config) error {
 	p, err := New(cfg)
@@ -100,12 +101,17 @@ func Main(ctx context.Context, stdin io.Reader, stdout io.Writer, cfg Config) er
 	}()
 	var running sync.WaitGroup
 	var failed error
+	attempted := p.registrationChanged()
 	running.Go(func() {
 		defer quit()
 		failed = p.Run(ctx)
 	})
 	running.Go(func() { m.watchRegistration(ctx) })
-	m.serve(ctx, commands)
+	select {
+	case <-attempted:
+		m.serve(ctx, commands)
+	case <-ctx.Done():
+	}
 	quit()
 	running.Wait()
 	m.watching.Wait()

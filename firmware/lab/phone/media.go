@@ -60,6 +60,8 @@ type session struct {
 	reception reception
 	ear       ear
 	strays    uint64
+	heard     netip.AddrPort // where the stream comes from
+	heardFor  *far           // under which description; a new one may bring a new source
 	rtt       time.Duration
 	reports   uint64
 	farLost   uint64
@@ -172,10 +174,15 @@ func (s *session) receive() {
 		to := s.far.Load()
 		s.mu.Lock()
 		switch {
-		case err != nil || header.Version != 2 || to == nil || from.Addr().Unmap() != to.rtp.Addr().Unmap(),
-			header.PayloadType != pcmu && header.PayloadType != pcma:
+		case err != nil || header.Version != 2 || to == nil || header.PayloadType != pcmu && header.PayloadType != pcma:
 			s.strays++
-		case s.reception.take(&header, now):
+		case s.heardFor == to && s.heard != from:
+			s.strays++ // the first source is the far end: it need not send from where it receives
+		default:
+			s.heardFor, s.heard = to, from
+			if !s.reception.take(&header, now) {
+				break
+			}
 			samples = decode(samples[:0], buffer[size:n], header.PayloadType)
 			s.ear.hear(samples)
 		}

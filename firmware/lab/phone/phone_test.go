@@ -506,6 +506,18 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
+// A command that is there before the phone is up waits for it.
+func TestCommandAtOnce(t *testing.T) {
+	x := newExchange(t, "udp", accounts)
+	var out strings.Builder
+	err := Main(t.Context(), strings.NewReader(`{"cmd":"call","target":"carl"}`+"\n"), &out, Config{
+		Server: x.addr, User: "anna", Password: "secret", Domain: "lab.example", Local: loopback,
+	})
+	if err != nil || !strings.Contains(out.String(), `"event":"calling"`) || strings.Contains(out.String(), ErrNotRunning.Error()) {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
 // The command form, as another process would use it.
 func TestCommands(t *testing.T) {
 	x := newExchange(t, "udp", accounts)
@@ -723,4 +735,39 @@ func TestDescriptions(t *testing.T) {
 	if err := s.accept(s.offer(1)); err != nil {
 		t.Errorf("our own offer: %v", err)
 	}
+}
+
+// A telephone with two addresses may announce one and send from the other; a
+// second source is none of the call's.
+func TestTheFirstSourceIsHeard(t *testing.T) {
+	s, err := newSession(loopback, 0, 0, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.far.Store(&far{rtp: netip.MustParseAddrPort("127.0.0.9:9")})
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { s.run(ctx) })
+	defer running.Wait()
+	defer stop()
+	for i := range 2 {
+		c, err := net.Dial("udp", netip.AddrPortFrom(loopback, s.port()).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		for n := range uint16(3) {
+			b, err := (&rtp.Header{Version: 2, SSRC: uint32(i), SequenceNumber: n}).Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write(append(b, 0xff)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "three heard and three strays", func() bool {
+		got := s.stats()
+		return got.Received == 3 && got.Strays == 3
+	})
 }
