@@ -27,7 +27,12 @@ import (
 const (
 	mailbox   = 1024
 	mediaPoll = 30 * time.Second
-	saveDelay = time.Second
+
+	maxKitTrunks = 4
+	// A phone that came or went is saved soon; that it is still there, now and
+	// then: the card wears.
+	saveDelay    = time.Second
+	refreshDelay = time.Minute
 )
 
 // ErrStopped is returned by calls to an agent that does not run.
@@ -72,7 +77,9 @@ type loop struct {
 	saves   chan registrar.Snapshot
 	saveAt  time.Time
 	pollAt  time.Time
-	pending []func(now time.Time) // events that must not be given from within a step
+	// expireAt is the registrar's deadline; it moves only with an event.
+	expireAt time.Time
+	pending  []func(now time.Time) // events that must not be given from within a step
 }
 
 // input is what the loop takes.
@@ -137,11 +144,13 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer cancel(nil)
 	defer close(a.stopped)
 	addr := netip.AddrPortFrom(a.cfg.Address, a.cfg.Port)
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	var lc net.ListenConfig
+	packets, err := lc.ListenPacket(ctx, "udp", addr.String())
 	if err != nil {
 		return fmt.Errorf("handset socket %s: %w", addr, err)
 	}
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+	udp := packets.(*net.UDPConn)
+	tcp, err := lc.Listen(ctx, "tcp", addr.String())
 	if err != nil {
 		_ = udp.Close()
 		return fmt.Errorf("handset listener %s: %w", addr, err)
@@ -249,7 +258,9 @@ func (a *Agent) handle(now time.Time, in input) {
 		delete(a.loop.streams, in.s.id)
 		a.publish(a.loop.reg.FlowFailed(now, in.s.id))
 	case linkUp:
-		a.link(in.t)
+		if a.link(in.t) == nil {
+			_ = in.t.Close()
+		}
 	case linkDown:
 		a.unlink(now, in.t)
 	case func(now time.Time):
@@ -265,7 +276,7 @@ func (a *Agent) deadline() time.Time {
 			t = d
 		}
 	}
-	earliest(l.reg.Deadline())
+	earliest(l.expireAt)
 	earliest(l.saveAt)
 	earliest(l.pollAt)
 	for _, c := range l.calls {
@@ -277,6 +288,7 @@ func (a *Agent) deadline() time.Time {
 func (a *Agent) tick(now time.Time) {
 	l := &a.loop
 	a.publish(l.reg.Expire(now))
+	l.expireAt = l.reg.Deadline()
 	for _, c := range l.calls {
 		if d := c.core.Deadline(); !d.IsZero() && !now.Before(d) {
 			a.step(now, c, proxy.Timeout{})
@@ -365,7 +377,15 @@ func (a *Agent) link(t proxy.Trunk) *flow {
 	if f := l.links[t]; f != nil {
 		return f
 	}
-	if len(l.links) >= a.cfg.Limits.Trunks {
+	sameKit := 0
+	for _, f := range l.links {
+		if f.trunk.kit == t.Kit() {
+			sameKit++
+		}
+	}
+	// Two when both opened one at a time, and those that are about to end: a kit
+	// that opens more must not take the room of the others.
+	if sameKit >= maxKitTrunks || len(l.links) >= a.cfg.Limits.Trunks {
 		a.count.refused.Add(1)
 		a.log.Warn("trunk refused", "kit", t.Kit(), "limit", a.cfg.Limits.Trunks)
 		return nil
@@ -426,14 +446,18 @@ func (a *Agent) publish(events []registrar.Event) {
 	if len(events) == 0 {
 		return
 	}
+	delay := refreshDelay
 	for _, e := range events {
 		a.publisher.put(e.AOR, e.TTL)
 		if e.Kind != registrar.Refreshed {
+			delay = saveDelay
 			a.log.Info("handset "+e.Kind.String(), "aor", e.AOR)
 		}
 	}
-	if a.cfg.Save != nil && a.loop.saveAt.IsZero() {
-		a.loop.saveAt = time.Now().Add(saveDelay)
+	l := &a.loop
+	l.expireAt = l.reg.Deadline()
+	if at := time.Now().Add(delay); a.cfg.Save != nil && (l.saveAt.IsZero() || at.Before(l.saveAt)) {
+		l.saveAt = at
 	}
 	a.changed()
 }

@@ -12,13 +12,18 @@ import (
 )
 
 // pair is a caller and a callee, on one kit or on two, by the transports named.
-func pair(t *testing.T, far bool, callerNet, calleeNet string) (caller, callee *phone) {
+func pair(t testing.TB, far bool, callerNet, calleeNet string, change ...func(*Config)) (caller, callee *phone) {
 	t.Helper()
 	all := newShared()
-	k1 := newKit(t, all, nil)
+	changed := func(c *Config) {
+		for _, f := range change {
+			f(c)
+		}
+	}
+	k1 := newKit(t, all, changed)
 	k2 := k1
 	if far {
-		k2 = newKit(t, all, nil)
+		k2 = newKit(t, all, changed)
 	}
 	caller = newPhone(t, k1, testAccounts[0], "127.0.61.1:0", callerNet)
 	callee = newPhone(t, k2, testAccounts[1], "127.0.61.2:0", calleeNet)
@@ -322,4 +327,33 @@ func TestMessage(t *testing.T) {
 		callee.answer(in, 200, "")
 		caller.response(200)
 	})
+}
+
+// One whole call, both phones included: on one kit, and across two.
+func BenchmarkCall(b *testing.B) {
+	for _, far := range []bool{false, true} {
+		b.Run(map[bool]string{false: "one kit", true: "two kits"}[far], func(b *testing.B) {
+			caller, callee := pair(b, far, "udp", "udp", func(c *Config) {
+				l := &c.Limits
+				l.SourceRate, l.SourceBurst, l.GlobalRate, l.GlobalBurst = 1e6, 1e6, 1e6, 1e6
+				l.Transactions, l.SourceTransactions = 1e6, 1e6
+			})
+			b.ReportAllocs()
+			var setup time.Duration
+			for b.Loop() {
+				caller.invite("10002", sdp(4000))
+				start := time.Now()
+				in := callee.request("INVITE")
+				callee.answer(in, 200, sdp(5000))
+				ok := caller.response(200)
+				setup += time.Since(start)
+				caller.inside("ACK", ok, "")
+				callee.request("ACK")
+				caller.inside("BYE", ok, "")
+				callee.answer(callee.request("BYE"), 200, "")
+				caller.response(200)
+			}
+			b.ReportMetric(float64(setup.Microseconds())/float64(b.N), "µs-INVITE-to-200")
+		})
+	}
 }

@@ -670,3 +670,18 @@ func TestCancelOfReInvite(t *testing.T) {
 		}
 	})
 }
+
+// A kit that opens trunk after trunk takes no room of others.
+func TestTrunksOfOneKitAreBounded(t *testing.T) {
+	k := newKit(t, nil, nil)
+	for range 20 {
+		mine, theirs := newPipe(k.cfg.Kit, "far")
+		t.Cleanup(func() { _ = mine.Close() })
+		if err := k.AddTrunk(theirs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := k.Snapshot(); len(s.Trunks) != maxKitTrunks || s.Stats.Refused != 20-maxKitTrunks {
+		t.Errorf("%d trunks, %d refused", len(s.Trunks), s.Stats.Refused)
+	}
+}

@@ -45,12 +45,12 @@ type shared struct {
 	mu      sync.Mutex
 	where   map[string]map[string]bool
 	trunks  map[string]*Agent // by kit
-	down    bool
+	pipes   map[string]*pipe  // by opener and kit
 	changes chan struct{}
 }
 
 func newShared() *shared {
-	return &shared{where: make(map[string]map[string]bool), trunks: make(map[string]*Agent), changes: make(chan struct{}, 1)}
+	return &shared{where: make(map[string]map[string]bool), trunks: make(map[string]*Agent), pipes: make(map[string]*pipe), changes: make(chan struct{}, 1)}
 }
 
 func (m memory) Publish(_ context.Context, aor string, ttl time.Duration) error {
@@ -87,12 +87,20 @@ func (m memory) Lookup(_ context.Context, aor string) ([]proxy.Target, error) {
 // Open joins two agents by a pair of pipes.
 func (m memory) Open(_ context.Context, kit string) (proxy.Trunk, error) {
 	m.all.mu.Lock()
-	far, down := m.all.trunks[kit], m.all.down
-	m.all.mu.Unlock()
-	if far == nil || down {
+	defer m.all.mu.Unlock()
+	far := m.all.trunks[kit]
+	if far == nil {
 		return nil, errors.New("kit does not answer")
 	}
+	if p := m.all.pipes[m.kit+kit]; p != nil {
+		select {
+		case <-p.done:
+		default:
+			return p, nil
+		}
+	}
 	here, there := newPipe(kit, m.kit)
+	m.all.pipes[m.kit+kit] = here
 	if err := far.AddTrunk(there); err != nil {
 		return nil, err
 	}
@@ -198,7 +206,7 @@ func (p *pipe) Close() error {
 // kit is an agent that runs.
 type kit struct {
 	*Agent
-	t    *testing.T
+	t    testing.TB
 	addr netip.AddrPort
 }
 
@@ -208,7 +216,7 @@ var nextHost = struct {
 }{n: 10}
 
 // newKit runs an agent on a loopback address of its own.
-func newKit(t *testing.T, all *shared, change func(*Config)) *kit {
+func newKit(t testing.TB, all *shared, change func(*Config)) *kit {
 	t.Helper()
 	nextHost.Lock()
 	nextHost.n++
@@ -273,7 +281,7 @@ func (a *Agent) closeTrunks() {
 
 // phone is a user agent that does exactly what the test says.
 type phone struct {
-	t       *testing.T
+	t       testing.TB
 	kit     *kit
 	acc     registrar.Account
 	conn    net.Conn
@@ -285,7 +293,7 @@ type phone struct {
 	contact string
 }
 
-func newPhone(t *testing.T, k *kit, acc registrar.Account, local string, network string) *phone {
+func newPhone(t testing.TB, k *kit, acc registrar.Account, local string, network string) *phone {
 	t.Helper()
 	var conn net.Conn
 	var err error
@@ -538,7 +546,7 @@ func (p *phone) insideCallee(method string, req *sip.Request, body string) {
 }
 
 // eventually waits for a condition without a fixed sleep.
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -71,19 +71,19 @@ type request struct {
 // an INVITE that was answered, the dialogs it made. The zero value is not
 // usable; see [NewCall].
 type Call struct {
-	cfg      Config
-	phase    phase
-	invite   bool
-	known    bool
-	looking  bool // the directory has not answered yet
-	lookErr  bool // the directory could not answer
-	expired  bool // the ring limit was reached
-	canceled bool // the caller gave up
-	branches []branch
-	winner   int // answered branch, -1
-	ring     time.Time
-	alive    time.Time
-	requests []request
+	cfg       Config
+	phase     phase
+	invite    bool
+	known     bool
+	looking   bool // the directory has not answered yet
+	lookErr   bool // the directory could not answer
+	expired   bool // the ring limit was reached
+	cancelled bool // the caller gave up
+	branches  []branch
+	winner    int // answered branch, -1
+	ring      time.Time
+	alive     time.Time
+	requests  []request
 }
 
 // NewCall makes a call that waits for its [Invite] event.
@@ -170,7 +170,7 @@ func (c *Call) found(now time.Time, ev Found) []Action {
 	}
 	c.looking, c.lookErr = false, ev.Unavailable
 	var out []Action
-	if c.phase == trying && !c.canceled && !c.expired {
+	if c.phase == trying && !c.cancelled && !c.expired {
 		for _, kit := range ev.Kits {
 			out = append(out, c.fork(now, Destination{Kit: kit})...)
 		}
@@ -211,11 +211,11 @@ func (c *Call) cancelBranch(now time.Time, i int) []Action {
 
 func (c *Call) cancelAll(now time.Time, byCaller bool) []Action {
 	// §9.2: CANCEL "has no effect on a request to which a final response was sent".
-	if c.phase != trying || (byCaller && c.canceled) || !c.invite {
+	if c.phase != trying || (byCaller && c.cancelled) || !c.invite {
 		return nil
 	}
 	if byCaller {
-		c.canceled = true
+		c.cancelled = true
 	} else {
 		c.expired = true
 	}
@@ -339,7 +339,7 @@ func (c *Call) failed(now time.Time, ev Failed) []Action {
 
 // conclude sends the final response when every branch has one: §16.7 step 6.
 func (c *Call) conclude(time.Time) []Action {
-	if c.phase != trying || (c.looking && !c.canceled && !c.expired) {
+	if c.phase != trying || (c.looking && !c.cancelled && !c.expired) {
 		return nil
 	}
 	best := -1
@@ -357,7 +357,7 @@ func (c *Call) conclude(time.Time) []Action {
 
 func (c *Call) final(best int) Action {
 	switch {
-	case c.canceled:
+	case c.cancelled:
 		return Reply{Status: 487}
 	case best < 0 && c.lookErr && !c.known:
 		return Reply{Status: 503}
@@ -423,7 +423,7 @@ func (c *Call) settle() []Action {
 
 func (c *Call) timers(now time.Time) []Action {
 	var out []Action
-	if c.phase == trying && !c.expired && !c.canceled && !now.Before(c.ring) {
+	if c.phase == trying && !c.expired && !c.cancelled && !now.Before(c.ring) {
 		if c.invite {
 			out = append(out, c.cancelAll(now, false)...)
 		} else {
@@ -467,7 +467,7 @@ func (c *Call) Deadline() time.Time {
 	case idle, ended:
 		return t
 	case trying:
-		if !c.expired && !c.canceled {
+		if !c.expired && !c.cancelled {
 			earliest(c.ring)
 		}
 	case answered:
