@@ -51,8 +51,9 @@ func (l *loop) storeRequest(r *request) {
 	l.expireAlarm()
 	if responsible {
 		// "It MUST then send a Store request to its successor in the Neighbor Table and to that peer's
-		// successor" (RFC 6940 §10.4); what was handed over by others needs its replicas, too.
-		l.replicateSoon(0)
+		// successor" (RFC 6940 §10.4), at once, whether or not the neighbours have settled; what was handed over
+		// by others needs its replicas, too.
+		l.replicate(q.Resource, wire.NodeID{})
 	}
 }
 
@@ -122,7 +123,7 @@ func (l *loop) replicateSoon(d time.Duration) {
 	if a := l.repl.next; a != nil && a.index >= 0 && !a.at.After(l.now.Add(d)) {
 		return
 	}
-	l.repl.next = l.move(l.repl.next, d, func() { l.replicate(wire.NodeID{}) })
+	l.repl.next = l.move(l.repl.next, d, func() { l.replicate("", wire.NodeID{}) })
 }
 
 // targets says who ought to hold a resource that this node holds.
@@ -155,16 +156,22 @@ func (l *loop) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Tar
 	return out
 }
 
-// replicate sends what some other peer lacks, a few stores at a time.
-func (l *loop) replicate(only wire.NodeID) {
-	if l.repl.held && only.IsZero() {
+// replicate sends what some other peer lacks, a few stores at a time: of one resource, to one peer, or
+// everything once the ring has settled.
+func (l *loop) replicate(res wire.ResourceID, only wire.NodeID) {
+	if l.repl.held && only.IsZero() && res == "" {
 		return // settled will call again
 	}
 	room := transfersAtOnce - l.repl.flights
 	if room <= 0 {
 		return // each that lands calls again
 	}
-	pushes, _ := l.store.ForReplication(l.now, func(res wire.ResourceID) []storage.Target { return l.targets(res, only) }, room)
+	pushes, _ := l.store.ForReplication(l.now, func(r wire.ResourceID) []storage.Target {
+		if res != "" && r != res {
+			return nil
+		}
+		return l.targets(r, only)
+	}, room)
 	for _, p := range pushes {
 		l.push(p)
 	}
@@ -245,7 +252,7 @@ func (l *loop) adopt(from wire.NodeID, res wire.ResourceID, kinds []FetchedKind)
 
 // handOver is RFC 6940 §10.5 step 6: "AP MUST do a series of Store requests to JN to store the data that JN
 // will be responsible for", at once.
-func (l *loop) handOver(to wire.NodeID) { l.replicate(to) }
+func (l *loop) handOver(to wire.NodeID) { l.replicate("", to) }
 
 // neighboursMoved begins the hold-down.
 func (l *loop) neighboursMoved() { l.repl.held = true }
