@@ -177,8 +177,12 @@ func (k *Kit) takeAccounts(path string) error {
 	if err != nil {
 		return err
 	}
-	if !m.Same(k.mission.Load()) {
+	kept := k.mission.Load()
+	if !m.Same(kept) {
 		return errors.New("the mission file is of another mission; the kit changes over when it is restarted")
+	}
+	if m, err = kept.Adopt(m); err != nil { // without the root key, and never with an older document
+		return err
 	}
 	k.mission.Store(m)
 	return k.telephony.setAccounts(m)

@@ -142,6 +142,9 @@ func (o *overlay) watch(ctx context.Context, k *Kit, n *node.Node, changes <-cha
 			if !slices.Contains(s.Ring, id) {
 				k.log.Info("kit lost", "node", id)
 				k.lights.kitLost()
+				if d := o.found.Load(); d != nil {
+					d.Refresh() // it may be back at another address
+				}
 			}
 		}
 		before = s.Ring
@@ -210,16 +213,20 @@ func (k *Kit) linkAddresses() []netip.Addr {
 	return r
 }
 
+// isLink tells whether an interface leads to other kits. Where the configuration names the overlay's addresses,
+// only the interfaces that have them do: a kit that was given a loopback address must not speak on a cable.
 func (k *Kit) isLink(i netif.Interface) bool {
 	if i.Role() != netif.Link || i.Name == k.cfg.Handset.Interface {
 		return false
 	}
+	given := len(k.cfg.Link.Addresses) == 0
 	for _, p := range i.Addrs {
 		if k.cfg.Handset.Network.Contains(p.Addr().Unmap()) {
 			return false
 		}
+		given = given || slices.Contains(k.cfg.Link.Addresses, p.Addr().Unmap())
 	}
-	return len(k.cfg.Link.Interfaces) == 0 || slices.Contains(k.cfg.Link.Interfaces, i.Name)
+	return given && (len(k.cfg.Link.Interfaces) == 0 || slices.Contains(k.cfg.Link.Interfaces, i.Name))
 }
 
 func (k *Kit) isLinkName(name string) bool {
@@ -383,6 +390,7 @@ func (k *Kit) greet(ctx context.Context, n *node.Node, t *link.Transport, a neti
 	defer cancel()
 	c, err := t.Bootstrap(ctx, a)
 	if err != nil {
+		k.log.Debug("neighbour not greeted", "address", a, "err", err)
 		return // not there now; it is greeted again
 	}
 	defer c.Close()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,6 +37,7 @@ type Kit struct {
 	daemon string
 	at     place
 	world  world
+	level  slog.Level
 	proc   *process
 	client *http.Client
 }
@@ -67,7 +69,7 @@ func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
 	}
 	k := &Kit{
 		Number: kitNumber(i), Index: i, Handset: at.handset, Page: at.status,
-		dir: kitDir(l.dir, i), daemon: l.opts.Daemon, at: at, world: l.world,
+		dir: kitDir(l.dir, i), daemon: l.opts.Daemon, at: at, world: l.world, level: l.opts.KitLog,
 	}
 	socket := filepath.Join(k.dir, "status.sock")
 	k.client = &http.Client{
@@ -115,6 +117,7 @@ func (k *Kit) config(neighbours []string) string {
 		fmt.Fprintf(&b, "addresses = [%q]\nneighbours = [\"%s\"]\n", k.at.link, strings.Join(neighbours, `", "`))
 	}
 	fmt.Fprintf(&b, "\n[status]\nlisten = %q\n", k.at.status)
+	fmt.Fprintf(&b, "\n[log]\nlevel = %q\n", k.level)
 	return b.String()
 }
 
@@ -242,10 +245,8 @@ func (k *Kit) Plug() error { return k.onHost(func(h *netns.Host) error { return 
 // Readdress gives the kit another address on the cable, instead of those it has.
 func (k *Kit) Readdress(p netip.Prefix) error {
 	return k.onHost(func(h *netns.Host) error {
-		if err := h.AddAddress(linkDevice, p); err != nil {
-			return err
-		}
-		return h.DeleteAddress(linkDevice, linkAddress(k.Index))
+		// The old one first: the kernel deletes the other addresses of a subnet along with its first.
+		return errors.Join(h.DeleteAddress(linkDevice, linkAddress(k.Index)), h.AddAddress(linkDevice, p))
 	})
 }
 

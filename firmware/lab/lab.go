@@ -33,10 +33,12 @@ type Options struct {
 	Delay    time.Duration // one way between kits
 	Net      string        // NetAuto, NetNamespaces or NetLoopback
 	Talk     time.Duration // how long each call lasts in a measured run
+	Within   time.Duration // how long a measured run waits for the ring; 0 is a minute
 	Daemon   string        // path of fieldkitd
 	Tool     string        // path of fieldkit, which also is the phone
 	Accounts []string      // handset accounts beside those of the lab's own phones
 	Dir      string        // for the state of kits; "" makes a temporary one
+	KitLog   slog.Level    // what the kits' logs keep
 	Log      *slog.Logger  // nil discards
 
 	pages []string // addresses of the status pages where the caller serves them

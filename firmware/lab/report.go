@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (r *Report) OK() bool { return len(r.Problems) == 0 }
 
 // Limits of a measured run.
 const (
-	ringLimit     = 60 * time.Second
+	ringLimit     = time.Minute
 	registerLimit = 30 * time.Second
 	answerLimit   = 30 * time.Second
 )
@@ -76,7 +77,7 @@ func Measure(ctx context.Context, l *Lab) (*Report, error) {
 	if err := l.StartKits(ctx); err != nil {
 		return nil, err
 	}
-	if err := within(ctx, ringLimit, l.WaitRing); err != nil {
+	if err := within(ctx, cmp.Or(l.opts.Within, ringLimit), l.WaitRing); err != nil {
 		r.Problems = append(r.Problems, err.Error())
 	} else {
 		r.RingMS = ms(time.Since(began))

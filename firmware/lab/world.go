@@ -70,7 +70,7 @@ func newWorld(o Options) (world, error) {
 	}
 }
 
-// loopback gives each kit two addresses of 127.0.0.0/8. There is no multicast on loopback, so the
+// loopback gives each kit a handset address of 127.0.0.0/8 and a port for the other kits. There is no multicast on loopback, so the
 // kits are told each other's addresses instead of finding them.
 type loopback struct{ *starter }
 
@@ -111,9 +111,10 @@ func (l *loopback) kit(k int) (place, error) {
 		do:      here,
 		handset: handset,
 		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 72, 0}), 21),
-		link:    netip.AddrFrom4([4]byte{127, 0, 60, byte(k + 1)}),
-		port:    uint16(6084 + k),
-		status:  netip.AddrPortFrom(handset, 8080),
+		link:    netip.AddrFrom4([4]byte{127, 0, 0, 1}), // the kernel's source address for all of loopback
+
+		port:   uint16(6084 + k),
+		status: netip.AddrPortFrom(handset, 8080),
 	}, nil
 }
 

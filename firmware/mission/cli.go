@@ -158,8 +158,8 @@ type Account struct {
 	Server   string `json:"server"`
 }
 
-// Server is where a handset on a kit's Wi-Fi finds its kit: every kit answers to that name.
-const Server = "kit.home.arpa"
+// Server is where a handset on a kit's Wi-Fi finds its kit: every kit has that address there.
+const Server = "10.73.0.1"
 
 // AccountOf is what the phone of h wants to know.
 func (m *Mission) AccountOf(h Handset) Account {

@@ -40,7 +40,7 @@ func TestCommands(t *testing.T) {
 	if len(m.Handsets) != 1 || m.Handsets[0].Number != "41201" {
 		t.Fatalf("%+v", m.Handsets)
 	}
-	for _, want := range []string{`"Ann"`, "user      41201", "password  " + m.Handsets[0].Password, "domain    " + m.Overlay, "server    kit.home.arpa"} {
+	for _, want := range []string{`"Ann"`, "user      41201", "password  " + m.Handsets[0].Password, "domain    " + m.Overlay, "server    10.73.0.1"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("handset add does not tell %q:\n%s", want, out.String())
 		}

@@ -65,14 +65,15 @@ func (c handsetAdd) Run() error  { return c.Write(os.Stdout) }
 func (c handsetList) Run() error { return c.Write(os.Stdout) }
 
 type labCommand struct {
-	Kits  int           `help:"How many kits, 1 to 16." default:"3"`
-	Calls int           `help:"How many calls at a time, each between two phones of its own, 0 to 50." default:"1"`
-	Loss  float64       `help:"Percent of the frames between kits that are lost, each way." placeholder:"PERCENT"`
-	Delay time.Duration `help:"Delay between kits, one way." placeholder:"TIME"`
-	JSON  bool          `name:"json" help:"Make the calls once, print one JSON document and exit, with 0 only if every call worked."`
-	Talk  time.Duration `help:"How long the calls of a --json run last." default:"5s"`
-	Net   string        `help:"Hosts: ${enum}." enum:"auto,namespaces,loopback" default:"auto"`
-	Log   slog.Level    `help:"What the lab says of itself: debug, info, warn or error." default:"warn"`
+	Kits   int           `help:"How many kits, 1 to 16." default:"3"`
+	Calls  int           `help:"How many calls at a time, each between two phones of its own, 0 to 50." default:"1"`
+	Loss   float64       `help:"Percent of the frames between kits that are lost, each way." placeholder:"PERCENT"`
+	Delay  time.Duration `help:"Delay between kits, one way." placeholder:"TIME"`
+	JSON   bool          `name:"json" help:"Make the calls once, print one JSON document and exit, with 0 only if every call worked."`
+	Talk   time.Duration `help:"How long the calls of a --json run last." default:"5s"`
+	Within time.Duration `help:"How long a --json run waits until the kits are one ring." default:"1m"`
+	Net    string        `help:"Hosts: ${enum}." enum:"auto,namespaces,loopback" default:"auto"`
+	Log    slog.Level    `help:"What the lab says of itself: debug, info, warn or error." default:"warn"`
 }
 
 func (c labCommand) Run(ctx context.Context) error {
@@ -81,7 +82,7 @@ func (c labCommand) Run(ctx context.Context) error {
 		return err
 	}
 	return lab.Command(ctx, lab.Options{
-		Kits: c.Kits, Calls: c.Calls, Loss: c.Loss, Delay: c.Delay, Net: c.Net, Talk: c.Talk,
+		Kits: c.Kits, Calls: c.Calls, Loss: c.Loss, Delay: c.Delay, Net: c.Net, Talk: c.Talk, Within: c.Within,
 		Daemon: filepath.Join(filepath.Dir(self), "fieldkitd"), Tool: self,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: c.Log})),
 	}, c.JSON, os.Args[1:], os.Stdout, os.Stderr)

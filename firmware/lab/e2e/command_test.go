@@ -134,7 +134,7 @@ func TestLabCommandAsAnOrdinaryUser(t *testing.T) {
 
 // The exit status says whether every call worked.
 func TestLabCommandFailsWhenACallFails(t *testing.T) {
-	r, code := runLab(t, nil, "--kits", "2", "--calls", "1", "--talk", "1s", "--loss", "100")
+	r, code := runLab(t, nil, "--kits", "2", "--calls", "1", "--talk", "1s", "--within", "3s", "--loss", "100")
 	if code == 0 || len(r.Problems) == 0 {
 		t.Errorf("exit %d with nothing getting through, problems %v", code, r.Problems)
 	}
