@@ -22,10 +22,10 @@ const maxForwards = 70
 
 var reasons = map[int]string{
 	100: "Trying", 200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-	405: "Method Not Allowed", 407: "Proxy Authentication Required", 408: "Request Timeout", 420: "Bad Extension",
+	405: "Method Not Allowed", 407: "Proxy Authentication Required", 408: "Request Timeout", 415: "Unsupported Media Type", 420: "Bad Extension",
 	480: "Temporarily Unavailable", 481: "Call/Transaction Does Not Exist", 482: "Loop Detected", 483: "Too Many Hops",
 	486: "Busy Here", 487: "Request Terminated", 488: "Not Acceptable Here", 489: "Bad Event", 500: "Server Internal Error",
-	501: "Not Implemented", 503: "Service Unavailable", 513: "Message Too Large",
+	501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable", 513: "Message Too Large",
 }
 
 func reason(status int) string {

@@ -41,6 +41,12 @@ func (a *Agent) dialogRequest(now time.Time, f *flow, req *sip.Request, key stri
 		a.busy(f, req)
 		return
 	}
+	// A phone or kit whose connection was lost is where it speaks from now.
+	if side == proxy.Caller && a.live(c.caller) == nil {
+		c.caller = f
+	} else if b := c.branches[branch]; side == proxy.Callee && a.live(b.flow) == nil {
+		b.flow = f
+	}
 	a.loop.nextID++
 	id := a.loop.nextID
 	r := &relayed{server: s, req: req, branch: branch, from: side}

@@ -229,6 +229,8 @@ func TestAnswers(t *testing.T) {
 			// status code 420 (Bad Extension) … MUST add an Unsupported header field, and list in it those options".
 			{"Require", "OPTIONS", "sip:" + overlayName, "Require: nothingSupportsThis, nothingElse\n", "", 420, "Unsupported"},
 			{"Proxy-Require", "INVITE", "sip:10002@" + overlayName, "Proxy-Require: x\n", "", 420, "Unsupported"},
+			{"OPTIONS to a person", "OPTIONS", "sip:10002@" + overlayName, "", "", 200, "Allow"},
+			{"OPTIONS to nobody", "OPTIONS", "sip:77777@" + overlayName, "", "", 404, ""},
 			{"SUBSCRIBE", "SUBSCRIBE", "sip:10001@" + overlayName, "Event: message-summary\n", "", 489, ""},
 			{"PUBLISH", "PUBLISH", "sip:10001@" + overlayName, "Event: presence\n", "", 405, "Allow"},
 			{"unknown method", "NEWMETHOD", "sip:10001@" + overlayName, "", "", 501, "Allow"},
@@ -684,4 +686,64 @@ func TestTrunksOfOneKitAreBounded(t *testing.T) {
 	if s := k.Snapshot(); len(s.Trunks) != maxKitTrunks || s.Stats.Refused != 20-maxKitTrunks {
 		t.Errorf("%d trunks, %d refused", len(s.Trunks), s.Stats.Refused)
 	}
+}
+
+// A body the relay cannot rewrite would take the media past it.
+func TestOtherBodies(t *testing.T) {
+	k := newKit(t, nil, nil)
+	p := newPhone(t, k, testAccounts[0], "127.0.61.97:0", "udp")
+	for _, h := range []string{"Content-Type: multipart/mixed;boundary=x", "Content-Type: application/sdp\nContent-Encoding: gzip", "X: no type"} {
+		p.seq++
+		p.send(fmt.Sprintf("INVITE sip:10002@%s SIP/2.0\n%sFrom: <sip:ada@%s>;tag=1\nTo: <sip:10002@%s>\nCall-ID: b\nCSeq: %d INVITE\n%s\nContent-Length: 3\n\nabc",
+			overlayName, p.via(), overlayName, overlayName, p.seq, h))
+		if sipmsg.Value(p.response(415), "Accept") != "application/sdp" {
+			t.Error("no Accept")
+		}
+	}
+}
+
+// RFC 3261 §18.2.2: without rport a response goes to "the address in the received
+// parameter, using the port indicated in the sent-by value".
+func TestResponsePort(t *testing.T) {
+	k := newKit(t, nil, nil)
+	from := newPhone(t, k, testAccounts[0], "127.0.61.98:0", "udp")
+	at := newPhone(t, k, testAccounts[0], "127.0.61.98:0", "udp")
+	port := at.conn.LocalAddr().(*net.UDPAddr).Port
+	for _, method := range []string{"OPTIONS", "REGISTER"} {
+		from.send(fmt.Sprintf("%s sip:%s SIP/2.0\nVia: SIP/2.0/UDP phone.invalid:%d;branch=%s\nFrom: <sip:ada@%s>;tag=1\nTo: <sip:ada@%s>\nCall-ID: r\nCSeq: 1 %s\nContent-Length: 0\n\n",
+			method, overlayName, port, newBranch(), overlayName, overlayName, method))
+		res, ok := at.next().(*sip.Response)
+		if !ok {
+			t.Fatal("no response")
+		}
+		// §18.2.1: "If the host portion of the "sent-by" parameter contains a domain name … the server MUST add a
+		// "received" parameter".
+		if v, _ := sipmsg.Param(res.Via().Params, "received"); v != "127.0.61.98" {
+			t.Errorf("received %q", v)
+		}
+	}
+	from.silent(20 * time.Millisecond)
+}
+
+// A phone whose connection broke goes on with its call by the next one.
+func TestConnectionLostDuringCall(t *testing.T) {
+	caller, callee := pair(t, false, "tcp", "udp")
+	caller.invite("10002", sdp(4000))
+	in := callee.request("INVITE")
+	callee.answer(in, 200, sdp(5000))
+	ok := caller.response(200)
+	caller.inside("ACK", ok, "")
+	callee.request("ACK")
+	_ = caller.conn.Close()
+	eventually(t, "noticed", func() bool { return caller.kit.Snapshot().Stats.Connections == 0 })
+	callee.insideCallee("INFO", in, "")
+	callee.response(480)
+	next := newPhone(t, caller.kit, testAccounts[0], "127.0.61.1:0", "tcp")
+	next.seq = caller.seq
+	next.inside("INFO", ok, "")
+	callee.answer(callee.request("INFO"), 200, "")
+	next.response(200)
+	callee.insideCallee("BYE", in, "")
+	next.answer(next.request("BYE"), 200, "")
+	callee.response(200)
 }

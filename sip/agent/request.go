@@ -53,11 +53,17 @@ func (a *Agent) request(now time.Time, f *flow, req *sip.Request) {
 	case sip.INVITE, sip.MESSAGE:
 		a.begin(now, f, req, key)
 	case sip.OPTIONS:
-		a.reject(f, req, 200, "", header("Allow", allow), header("Accept", "application/sdp"))
+		if aor, ours := a.aor(&req.Recipient); !a.forUs(req) && !ours {
+			a.reject(f, req, 404, "")
+		} else if _, known := a.loop.reg.Owner(aor); !a.forUs(req) && !known {
+			a.reject(f, req, 404, "")
+		} else {
+			a.reject(f, req, 200, "", header("Allow", allow), header("Accept", "application/sdp"))
+		}
 	case sip.SUBSCRIBE:
 		// Never forked: two phones of one account were seen to send each other's
 		// subscriptions around in a loop.
-		a.reject(f, req, 489, "", header("Allow-Events", ""))
+		a.reject(f, req, 489, "")
 	case sip.PUBLISH, sip.REFER:
 		a.reject(f, req, 405, "", header("Allow", allow))
 	case sip.BYE, sip.INFO, sip.UPDATE, sip.PRACK, sip.NOTIFY:
@@ -234,6 +240,11 @@ func (a *Agent) busy(f *flow, req *sip.Request) {
 func (a *Agent) begin(now time.Time, f *flow, req *sip.Request, key string) {
 	if a.forUs(req) {
 		a.reject(f, req, 404, "")
+		return
+	}
+	// A session description the relay cannot see would make the phones send past it.
+	if req.Method == sip.INVITE && len(req.Body()) > 0 && (!sdpBody(req) || sipmsg.Value(req, "Content-Encoding") != "") {
+		a.reject(f, req, 415, "", header("Accept", "application/sdp"))
 		return
 	}
 	emergency := slices.Contains(a.cfg.Emergency, sipmsg.User(&req.Recipient))
