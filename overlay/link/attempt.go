@@ -39,7 +39,7 @@ type Attempt struct {
 	network  *agentNet
 	local    wire.IceParameters
 	loopback bool
-	state    atomic.Int32
+	used     atomic.Bool
 	expire   *time.Timer
 
 	life       context.Context // of the agent and of what is built on it
@@ -47,11 +47,6 @@ type Attempt struct {
 	closeAgent func()      // once: two at the same time end in a panic
 	handOver   func() bool // leaves the agent's end to a carrier
 }
-
-const (
-	attemptFresh int32 = iota
-	attemptUsed
-)
 
 // Prepare gathers host candidates: one socket per usable address, UDP, IPv4 and IPv6 that is not link-local.
 func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
@@ -67,7 +62,7 @@ func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 		t.stats.attempts.Add(-1)
 		return nil, fmt.Errorf("candidate gathering: %w", err)
 	}
-	a.expire = time.AfterFunc(attemptLife, func() { _ = a.Close() })
+	a.expire = time.AfterFunc(attemptLife, a.giveUp)
 	return a, nil
 }
 
@@ -181,21 +176,16 @@ func (a *Attempt) Local() wire.IceParameters { return a.local }
 
 // Close gives up. It does nothing after Connect or ConnectApp.
 func (a *Attempt) Close() error {
-	if a.use() {
-		a.t.stats.attempts.Add(-1)
-		a.end(ErrClosed)
-	}
+	a.expire.Stop()
+	a.giveUp()
 	return nil
 }
 
-func (a *Attempt) use() bool {
-	if !a.state.CompareAndSwap(attemptFresh, attemptUsed) {
-		return false
+func (a *Attempt) giveUp() {
+	if a.used.CompareAndSwap(false, true) {
+		a.t.stats.attempts.Add(-1)
+		a.end(ErrClosed)
 	}
-	if a.expire != nil {
-		a.expire.Stop()
-	}
-	return true
 }
 
 // Connect makes an overlay link to peer. offerer is who sent the AttachReq: ICE-controlling, and DTLS server ("The node
@@ -223,7 +213,8 @@ func (a *Attempt) ConnectApp(ctx context.Context, remote wire.IceParameters, pee
 }
 
 func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer wire.NodeID, offerer, srtp bool) (_ *carrier, _ time.Duration, err error) {
-	if !a.use() {
+	a.expire.Stop()
+	if !a.used.CompareAndSwap(false, true) {
 		return nil, 0, ErrClosed
 	}
 	defer a.t.stats.attempts.Add(-1)
