@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"time"
 
 	"fieldkit/board/simnet/netns"
 )
@@ -149,5 +148,3 @@ func (l *Lab) joinHints() []string {
 	}
 	return nil
 }
-
-const defaultTalk = 5 * time.Second

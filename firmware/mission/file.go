@@ -96,7 +96,7 @@ func replaceFile(path string, b []byte) (err error) {
 	}
 	d, e := os.Open(dir)
 	if e != nil {
-		return nil //nolint:nilerr // the file is in place; a directory that cannot be opened cannot be synced
+		return nil // the file is in place; a directory that cannot be opened cannot be synced
 	}
 	_ = d.Sync() // not every file system can: a card's FAT may refuse
 	return d.Close()

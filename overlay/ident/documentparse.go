@@ -440,7 +440,7 @@ func readKind(e *xmlNode) (*Kind, error) {
 			n, err = p.number(1, 1<<31-1)
 			k.MaxMultiple = uint32(n)
 		case "data-model":
-			ok := false
+			var ok bool
 			if k.Model, ok = models[p.value()]; !ok {
 				err = p.bad("SINGLE, ARRAY or DICTIONARY")
 			}

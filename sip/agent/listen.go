@@ -33,8 +33,8 @@ func (a *Agent) readUDP(ctx context.Context, conn *net.UDPConn) error {
 	buf := make([]byte, maxDatagram)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if ctx.Err() != nil {
-			return nil
+		if err != nil && ctx.Err() != nil {
+			return nil //nolint:nilerr // the socket was closed because ctx ended
 		}
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {

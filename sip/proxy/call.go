@@ -284,7 +284,7 @@ func (c *Call) provisional(now time.Time, ev Response) []Action {
 	if c.phase != trying {
 		return nil
 	}
-	return []Action{Relay{Branch: ev.Branch, Status: ev.Status}}
+	return []Action{Relay(ev)}
 }
 
 func (c *Call) success(now time.Time, ev Response) []Action {
@@ -303,12 +303,12 @@ func (c *Call) success(now time.Time, ev Response) []Action {
 		for i := range c.branches {
 			out = append(out, c.cancelBranch(now, i)...)
 		}
-		return append(append(out, Relay{Branch: ev.Branch, Status: ev.Status}), c.settle()...)
+		return append(append(out, Relay(ev)), c.settle()...)
 	}
 	switch c.phase {
 	case trying:
 		c.phase, c.winner, c.alive = answered, ev.Branch, now
-		out := []Action{Relay{Branch: ev.Branch, Status: ev.Status}, Connect{Branch: ev.Branch}}
+		out := []Action{Relay(ev), Connect{Branch: ev.Branch}}
 		for i := range c.branches {
 			out = append(out, c.cancelBranch(now, i)...)
 		}
@@ -317,7 +317,7 @@ func (c *Call) success(now time.Time, ev Response) []Action {
 		// §16.7 step 5: "any 2xx response to an INVITE" is forwarded, also a repeat
 		// (§13.3.1.4) and one of another branch; the caller ends what it does not want.
 		c.alive = now
-		return []Action{Relay{Branch: ev.Branch, Status: ev.Status}}
+		return []Action{Relay(ev)}
 	}
 	// A 2xx after a final response of our own (the caller was refused or timed
 	// out): the phone believes in a call nobody is in.

@@ -74,7 +74,7 @@ func ParseAddress(v string) (a Address, err error) {
 		}
 	}()
 	a.Params = make(map[string]string)
-	text, params := v, ""
+	var text, params string
 	if i := openAngle(v); i >= 0 {
 		j := strings.IndexByte(v[i:], '>')
 		if j < 0 {

@@ -3,6 +3,7 @@
 package netns
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -73,7 +74,7 @@ func TestProcessesRunInsideAndDieWithTheHost(t *testing.T) {
 	if err := sleeper.Wait(); err == nil {
 		t.Error("the process ended by itself")
 	}
-	if err := h.Do(func() error { return nil }); err != ErrClosed {
+	if err := h.Do(func() error { return nil }); !errors.Is(err, ErrClosed) {
 		t.Errorf("a closed host answered %v", err)
 	}
 }
