@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -356,8 +357,9 @@ func BenchmarkMessage(b *testing.B) {
 	m := benchMission(b)
 	x, y := linked(b, m.transport(), m.transport())
 	b.ReportAllocs()
-	for b.Loop() {
-		if err := x.Send(make([]byte, 800)); err != nil {
+	for i := uint64(0); b.Loop(); i++ {
+		// Equal messages in a row would be taken for retransmissions.
+		if err := x.Send(binary.BigEndian.AppendUint64(make([]byte, 0, 800), i)[:800]); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := y.Receive(context.Background()); err != nil {
