@@ -41,11 +41,27 @@ func TestPageShowsEveryPart(t *testing.T) {
 		if r.StatusCode != http.StatusOK {
 			t.Fatalf("%s: status %d", path, r.StatusCode)
 		}
-		for _, want := range []string{"Kit 412", "relief", "no other kit", "3 min", "stranger: another mission", "41201", "50 packets", "strangers refused", "42.0 ms", "LINK"} {
+		for _, want := range []string{"maple", "412", "relief", "no other kit", "3 min", "stranger: another mission", "41201", "50 packets", "strangers refused", "42.0 ms", "LINK"} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s does not show %q", path, want)
 			}
 		}
+	}
+}
+
+func TestPageSaysWhenNothingIsWrong(t *testing.T) {
+	well := func() Status { return Status{Health: []Check{{Name: "overlay", State: "ok"}}} }
+	s, err := New(well, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	if !strings.Contains(w.Body.String(), "Nothing is wrong") {
+		t.Error("a healthy kit does not say so")
+	}
+	if _, body := get(t, "/"); strings.Contains(body, "Nothing is wrong") {
+		t.Error("a kit with a warning says that nothing is wrong")
 	}
 }
 

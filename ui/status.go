@@ -13,6 +13,16 @@ type Status struct {
 	Counters []Counter   `json:"counters"`
 }
 
+// Problems are the checks that are not ok.
+func (s Status) Problems() (r []Check) {
+	for _, c := range s.Health {
+		if c.State != "ok" {
+			r = append(r, c)
+		}
+	}
+	return r
+}
+
 // Kit describes the kit that answers.
 type Kit struct {
 	NodeID     string  `json:"node_id"`

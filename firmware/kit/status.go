@@ -11,6 +11,7 @@ import (
 
 	"fieldkit/firmware/health"
 	"fieldkit/sip/agent"
+	"fieldkit/sip/media"
 	"fieldkit/ui"
 )
 
@@ -68,13 +69,21 @@ func call(c agent.Call, now time.Time) ui.Call {
 		for _, to := range c.Media.Legs {
 			if to.Name != from.Name && to.Connected {
 				r.Media = append(r.Media, ui.Stream{
-					From: from.Name, To: to.Name, Packets: from.Received.Packets, Bytes: from.Received.Bytes,
+					From: who(c, from), To: who(c, to), Packets: from.Received.Packets, Bytes: from.Received.Bytes,
 					Lost: from.Received.Lost, JitterMS: from.Received.Jitter,
 				})
 			}
 		}
 	}
 	return r
+}
+
+// who is the person behind a leg: the telephony names the caller's leg, and every other one is the callee's.
+func who(c agent.Call, leg media.LegStats) string {
+	if leg.Name == "caller" {
+		return c.From
+	}
+	return c.To
 }
 
 // checks lists the leaves of the health tree, the worst first.

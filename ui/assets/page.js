@@ -9,9 +9,9 @@ async function refresh() {
   try {
     const answer = await fetch("/fragment", { signal: AbortSignal.timeout(4000) });
     if (!answer.ok) throw new Error(String(answer.status));
-    const open = content.querySelector("details")?.open;
+    const open = [...content.querySelectorAll("details[open]")].map((d) => d.id);
     content.innerHTML = await answer.text();
-    if (open) content.querySelector("details").open = true;
+    for (const id of open) document.getElementById(id).open = true;
     last = Date.now();
     stale.textContent = "";
   } catch {
