@@ -22,27 +22,26 @@ func (r *request) direct() bool { return r.from != nil && r.from.peer == r.peer.
 // answers remembers what was answered for the maximum request lifetime: "Receiving nodes MUST generate
 // semantically equivalent responses to retransmissions of the same request (this can be determined by the
 // transaction ID) if the request is received within the maximum request lifetime (15 seconds)"
-// (RFC 6940 §6.2.1). At the limit the oldest is forgotten. Only requests that change something are kept;
-// the others are processed again.
-type answers struct {
-	known map[answerKey]*answered
+// (RFC 6940 §6.2.1). Only requests that change something are kept; the others are processed again. Each signer
+// has a share: at its limit its own oldest is forgotten, so that nobody can make this node forget what it
+// answered to others. Signers are kits of the mission, and those beyond the limit are not remembered.
+type answers struct{ bySigner map[wire.NodeID]*answeredTo }
+
+// answeredTo is what one signer was answered.
+type answeredTo struct {
+	known map[uint64]*answered
 	order []*answered // by time
 	bytes int
 }
 
-type answerKey struct {
-	id   uint64
-	from wire.NodeID
-}
-
 type answered struct {
-	key  answerKey
+	id   uint64
 	at   time.Time
 	msg  *wire.Message // nil while the request is being processed
 	size int
 }
 
-func (s *answers) forget(now time.Time) {
+func (s *answeredTo) forget(now time.Time) {
 	for len(s.order) > 0 {
 		e := s.order[0]
 		if now.Sub(e.at) < requestLifetime && len(s.order) <= maxAnswers && s.bytes <= maxAnswerBytes {
@@ -51,48 +50,68 @@ func (s *answers) forget(now time.Time) {
 		s.order[0] = nil
 		s.order = s.order[1:]
 		s.bytes -= e.size
-		if s.known[e.key] == e {
-			delete(s.known, e.key)
+		if s.known[e.id] == e {
+			delete(s.known, e.id)
 		}
 	}
 }
 
 // seen finds what was answered to r, or notes that r is being processed.
 func (s *answers) seen(r *request, now time.Time) *answered {
-	s.forget(now)
-	k := answerKey{r.TransactionID, r.peer.NodeID}
-	if e := s.known[k]; e != nil {
+	to := s.bySigner[r.peer.NodeID]
+	if to == nil {
+		if s.bySigner == nil {
+			s.bySigner = make(map[wire.NodeID]*answeredTo)
+		}
+		for id, o := range s.bySigner {
+			if o.forget(now); len(o.order) == 0 {
+				delete(s.bySigner, id)
+			}
+		}
+		if len(s.bySigner) >= maxSigners {
+			return nil
+		}
+		to = &answeredTo{known: make(map[uint64]*answered)}
+		s.bySigner[r.peer.NodeID] = to
+	}
+	to.forget(now)
+	if e := to.known[r.TransactionID]; e != nil {
 		return e
 	}
-	if s.known == nil {
-		s.known = make(map[answerKey]*answered)
-	}
-	e := &answered{key: k, at: now}
-	s.known[k] = e
-	s.order = append(s.order, e)
+	e := &answered{id: r.TransactionID, at: now}
+	to.known[e.id] = e
+	to.order = append(to.order, e)
 	return nil
+}
+
+// find is the entry of r, if it is being processed.
+func (s *answers) find(r *request) (*answeredTo, *answered) {
+	if r.peer == nil {
+		return nil, nil
+	}
+	to := s.bySigner[r.peer.NodeID]
+	if to == nil {
+		return nil, nil
+	}
+	if e := to.known[r.TransactionID]; e != nil && e.msg == nil {
+		return to, e
+	}
+	return nil, nil
 }
 
 // keep notes the answer to r.
 func (s *answers) keep(r *request, m *wire.Message, now time.Time) {
-	if r.peer == nil {
-		return
-	}
-	if e := s.known[answerKey{r.TransactionID, r.peer.NodeID}]; e != nil && e.msg == nil {
+	if to, e := s.find(r); e != nil {
 		e.msg, e.size = m, len(m.Body)+256
-		s.bytes += e.size
-		s.forget(now)
+		to.bytes += e.size
+		to.forget(now)
 	}
 }
 
 // drop forgets that r was being processed.
 func (s *answers) drop(r *request) {
-	if r.peer == nil {
-		return
-	}
-	k := answerKey{r.TransactionID, r.peer.NodeID}
-	if e := s.known[k]; e != nil && e.msg == nil {
-		delete(s.known, k)
+	if to, e := s.find(r); e != nil {
+		delete(to.known, e.id)
 	}
 }
 
@@ -126,7 +145,7 @@ func (l *loop) answer(r *request, code wire.MessageCode, b []byte, certs []wire.
 			m.Options = append(m.Options, o)
 		}
 	}
-	if !l.work(func() func(*loop) {
+	if !l.urgent(func() func(*loop) {
 		err := l.n.sign(m, nil, certs)
 		return func(l *loop) { l.respond(r, m, err) }
 	}) {

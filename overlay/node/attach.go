@@ -40,9 +40,12 @@ func (l *loop) attach(dest []wire.Destination, peer wire.NodeID, sendUpdate bool
 		defer cancel()
 		try, err := l.n.cfg.Transport.Prepare(ctx)
 		return func(l *loop) {
-			if err != nil || a.ended {
-				l.discard(try)
+			if err != nil {
 				l.endAttach(a, err)
+				return
+			}
+			if a.ended || l.closing {
+				l.discard(try)
 				return
 			}
 			local := try.Local()
@@ -129,6 +132,11 @@ func (l *loop) attachAnswered(a *attach, try Attempt, r reply) {
 // connect runs ICE and the handshake. "The offerer takes the controlling role" and is the (D)TLS server
 // (RFC 6940 §6.5.1.9, §6.5.1.13). sendUpdate is the flag of the peer's request.
 func (l *loop) connect(a *attach, try Attempt, remote wire.IceParameters, sendUpdate bool) {
+	if l.closing {
+		l.discard(try)
+		l.endAttach(a, ErrClosed)
+		return
+	}
 	a.answered = true
 	remote.Candidates = remote.Candidates[:min(len(remote.Candidates), maxCandidates)]
 	ctx, cancel := context.WithTimeout(l.ctx, attachTimeout)
@@ -147,13 +155,6 @@ func (l *loop) connect(a *attach, try Attempt, remote wire.IceParameters, sendUp
 			l.endAttach(a, err)
 		}
 	})
-}
-
-// discard closes an attempt that will not be used.
-func (l *loop) discard(try Attempt) {
-	if try != nil {
-		l.background(func(ctxT) func(*loop) { _ = try.Close(); return nil })
-	}
 }
 
 // attachRequest is RFC 6940 §6.5.1.2.
@@ -198,10 +199,11 @@ func (l *loop) attachRequest(r *request) {
 			if err == nil {
 				local := try.Local()
 				local.Role = []byte("active")
-				body, err = wire.AttachReqAns{IceParameters: local}.AppendBinary(nil)
+				if body, err = (wire.AttachReqAns{IceParameters: local}).AppendBinary(nil); err != nil || l.closing {
+					l.discard(try)
+				}
 			}
-			if err != nil {
-				l.discard(try)
+			if err != nil || l.closing {
 				l.fail(r, wire.ErrorNotFound, "no candidates")
 				l.endAttach(a, err)
 				return

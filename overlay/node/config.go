@@ -17,10 +17,9 @@ const (
 	requestLifetime  = 15 * time.Second // RFC 6940 §6.2.1: maximum request lifetime
 	linkMTU          = 1200             // what an overlay link carries in one datagram
 	maxTransactions  = 512
-	maxAnswers       = 1024
-	maxAnswerBytes   = 2 << 20
-	maxReassemblies  = 64
-	maxReassembly    = 1 << 20 // bytes in all
+	maxAnswers       = 512       // kept for each signer
+	maxAnswerBytes   = 512 << 10 // for each signer
+	maxSigners       = 64
 	maxLinks         = 64
 	maxLinksPerPeer  = 4
 	maxAttaches      = 32
@@ -30,7 +29,6 @@ const (
 	maxCandidates    = 32 // candidates of one remote side that are looked at
 	maxDiscovered    = 256
 	maxStrangers     = 16
-	maxTransfers     = 4096
 	transfersAtOnce  = 8
 	linkRate         = 150 // messages per second and link; Simple Reliability itself allows < 100 (RFC 6940 §6.6.3)
 	linkBurst        = 300

@@ -72,9 +72,9 @@ func (l *loop) addLink(conn Conn, attached, dialled, sendUpdate bool) {
 	peer := conn.Peer().NodeID
 	c := &l.n.counters
 	list := l.conns.byPeer[peer]
-	if peer == l.id() || l.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
+	if l.closing || peer == l.id() || l.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
 		c.LinksRefused.Add(1)
-		l.background(func(ctxT) func(*loop) { _ = conn.Close(); return nil })
+		l.discard(conn)
 		return
 	}
 	k := &link{
@@ -145,7 +145,7 @@ func (l *loop) dropLink(k *link, why string) {
 	list := slices.DeleteFunc(slices.Clone(l.conns.byPeer[k.peer]), func(o *link) bool { return o == k })
 	l.n.counters.LinksLost.Add(1)
 	l.log.Info("link closed", "peer", k.peer, "why", why, "remaining", len(list))
-	l.background(func(ctxT) func(*loop) { _ = k.conn.Close(); return nil })
+	l.discard(k.conn)
 	l.conns.byPeer[k.peer] = list
 	if len(list) == 0 {
 		delete(l.conns.byPeer, k.peer)

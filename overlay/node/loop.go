@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -37,6 +38,8 @@ type loop struct {
 	topo  topology
 	repl  replication
 	wg    sync.WaitGroup
+
+	closing bool
 }
 
 func newLoop(ctx context.Context, n *Node) *loop {
@@ -64,11 +67,29 @@ func newLoop(ctx context.Context, n *Node) *loop {
 	return l
 }
 
-// close ends what is still open. Whoever waits for an answer is woken by Node.done.
-func (l *loop) close() {
+// close ends what is still open, and what goroutines that end now bring. Whoever waits for an answer is woken
+// by Node.done after that.
+func (l *loop) close(events <-chan func(*loop), ended <-chan struct{}) {
+	l.closing = true
 	for _, list := range l.conns.byPeer {
 		for _, k := range list {
+			k.closed = true
 			_ = k.conn.Close()
+		}
+	}
+	for {
+		select {
+		case f := <-events:
+			f(l)
+		case <-ended:
+			for {
+				select {
+				case f := <-events:
+					f(l)
+				default:
+					return
+				}
+			}
 		}
 	}
 }
@@ -142,16 +163,29 @@ func (l *loop) sleep() time.Duration {
 	return max(d, 0)
 }
 
-// background runs f in a goroutine that ends when Run ends; what f returns is done on the loop. The
-// callers bound how many there are.
+// background runs f in a goroutine that ends when Run ends; what f returns is done on the loop, even when that
+// is closing: it may bring a connection to be closed. The callers bound how many there are.
 func (l *loop) background(f func(ctx context.Context) func(*loop)) {
-	l.wg.Add(1)
-	go func() {
-		defer l.wg.Done()
+	if l.closing {
+		return
+	}
+	l.wg.Go(func() {
 		if done := f(l.ctx); done != nil {
-			l.n.post(l.ctx, done)
+			select {
+			case l.n.events <- done:
+			case <-l.n.done:
+			}
 		}
-	}()
+	})
+}
+
+// discard closes what is not needed. Closing may take a moment, so the loop does not wait for it.
+func (l *loop) discard(c io.Closer) {
+	if l.closing {
+		_ = c.Close()
+		return
+	}
+	l.background(func(context.Context) func(*loop) { _ = c.Close(); return nil })
 }
 
 func (l *loop) id() wire.NodeID { return l.n.cfg.Identity.NodeID() }

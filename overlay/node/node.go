@@ -33,6 +33,7 @@ type Node struct {
 	log      *slog.Logger
 	clock    *storageClock
 	events   chan func(*loop)
+	signing  chan func() func(*loop) // first served: what others send must not keep this node from speaking
 	jobs     chan func() func(*loop)
 	ready    chan struct{}
 	done     chan struct{}
@@ -82,9 +83,9 @@ func New(cfg Config) (*Node, error) {
 			maxMessage: d.MaxMessageSize, reliability: d.ReliabilityTimer, idLen: d.NodeIDLength,
 		},
 		events: make(chan func(*loop), eventQueue),
-		jobs:   make(chan func() func(*loop), jobQueue),
-		ready:  make(chan struct{}),
-		done:   make(chan struct{}),
+		jobs:   make(chan func() func(*loop), jobQueue), signing: make(chan func() func(*loop), jobQueue),
+		ready: make(chan struct{}),
+		done:  make(chan struct{}),
 	}
 	var err error
 	if n.clock, err = newStorageClock(cfg.StorageTimes, cfg.Now); err != nil {
@@ -125,18 +126,7 @@ func (n *Node) run(ctx context.Context) error {
 	l := newLoop(life, n)
 	var workers sync.WaitGroup
 	for range cryptoWorkers {
-		workers.Go(func() {
-			for {
-				select {
-				case <-life.Done():
-					return
-				case j := <-n.jobs:
-					if f := j(); f != nil {
-						n.post(life, f)
-					}
-				}
-			}
-		})
+		workers.Go(func() { n.crypto(life) })
 	}
 	workers.Go(func() { n.acceptLinks(life) })
 	stop := context.AfterFunc(ctx, func() {
@@ -146,10 +136,32 @@ func (n *Node) run(ctx context.Context) error {
 	close(n.ready)
 	l.run(n.events)
 	cancel()
-	l.close()
-	workers.Wait()
-	l.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		workers.Wait()
+		l.wg.Wait()
+		close(ended)
+	}()
+	l.close(n.events, ended)
 	return nil
+}
+
+// crypto is one worker.
+func (n *Node) crypto(ctx context.Context) {
+	for {
+		var j func() func(*loop)
+		select {
+		case j = <-n.signing:
+		default:
+			select {
+			case <-ctx.Done():
+				return
+			case j = <-n.signing:
+			case j = <-n.jobs:
+			}
+		}
+		n.post(ctx, j())
+	}
 }
 
 // acceptLinks takes in the bootstrap links that neighbours open.
@@ -191,10 +203,15 @@ func (n *Node) post(ctx context.Context, f func(*loop)) bool {
 	return false
 }
 
-// work gives the workers something to do, or counts that they have too much to do already.
-func (l *loop) work(j func() func(*loop)) bool {
+// work gives the workers something to verify, or counts that they have too much to do already.
+func (l *loop) work(j func() func(*loop)) bool { return l.give(l.n.jobs, j) }
+
+// urgent gives them something to sign.
+func (l *loop) urgent(j func() func(*loop)) bool { return l.give(l.n.signing, j) }
+
+func (l *loop) give(queue chan<- func() func(*loop), j func() func(*loop)) bool {
 	select {
-	case l.n.jobs <- j:
+	case queue <- j:
 		return true
 	default:
 		l.n.counters.JobsDropped.Add(1)

@@ -80,6 +80,7 @@ func (w *world) stop() {
 	}
 	// Closings of the far ends, and what the kits had in hand, arrive.
 	time.Sleep(time.Minute)
+	w.net.Close()
 }
 
 // together starts all kits within a second, in random order, and lets them discover each other as they would by

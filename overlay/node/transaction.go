@@ -77,7 +77,7 @@ func (l *loop) sendMessage(m *wire.Message, o outgoing, done func(reply)) {
 		l.soon(func() { done(reply{err: ErrBusy}) })
 		return
 	}
-	if !l.work(func() func(*loop) {
+	if !l.urgent(func() func(*loop) {
 		err := l.n.sign(m, o.signer, o.certs)
 		return func(l *loop) {
 			if err != nil {

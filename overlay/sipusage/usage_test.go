@@ -143,6 +143,7 @@ func (w *world) end() {
 		}
 	}
 	time.Sleep(time.Minute)
+	w.net.Close()
 }
 
 func (p *phone) register(user string, ttl time.Duration) error {

@@ -95,6 +95,7 @@ func ends(near, far *Host, ofFar, ofNear *ident.Peer) (a, b *end) {
 	}
 	a, b = mk(ofFar, near, far), mk(ofNear, far, near)
 	a.other, b.other = b, a
+	near.net.keep(a, b)
 	return a, b
 }
 

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ type Network struct {
 	meetings  map[string]*meeting    // ICE attempts that wait for their other side, by ufrag
 	delivered uint64
 	bytes     uint64
+	ends      []*end // perhaps still open
 }
 
 // New makes an empty network.
@@ -55,6 +57,24 @@ func New(seed uint64, c Conditions) *Network {
 		rng: rand.New(rand.NewPCG(seed, seed)), cond: c,
 		hosts: map[netip.AddrPort]*Host{}, side: map[netip.AddrPort]int{}, meetings: map[string]*meeting{},
 	}
+}
+
+// Close ends the network and what of its links nobody closed, such as those to hosts that vanished.
+func (n *Network) Close() {
+	n.mu.Lock()
+	ends := n.ends
+	n.ends = nil
+	n.mu.Unlock()
+	for _, e := range ends {
+		e.once.Do(func() { close(e.closed) })
+	}
+}
+
+// keep remembers the ends of a link for Close.
+func (n *Network) keep(e ...*end) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ends = append(slices.DeleteFunc(n.ends, (*end).isClosed), e...)
 }
 
 // Host is one place on the network. It is a node.Transport.
