@@ -22,6 +22,9 @@ type raw struct {
 	conn node.Conn
 	doc  *ident.Document
 	peer wire.NodeID
+
+	frags *wire.Reassembler
+	asked []*wire.Message
 }
 
 // newRaw links a member of w's mission, which runs no node, to k.
@@ -77,21 +80,44 @@ func (r *raw) sendBytes(b []byte) {
 	}
 }
 
-// answer waits a little for the answer to m, passing over what else comes; nil is silence.
-func (r *raw) answer(m *wire.Message) *wire.Message {
+// next is the next whole message; nil when none comes before ctx ends.
+func (r *raw) next(ctx context.Context) *wire.Message {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 500*time.Millisecond)
-	defer cancel()
+	if r.frags == nil {
+		r.frags = wire.NewReassembler(wire.ReassemblyLimits{Message: 16 << 10})
+	}
 	for {
 		b, err := r.conn.Receive(ctx)
 		if err != nil {
 			return nil
 		}
-		a, err := wire.Parse(b)
+		if b, err = r.frags.Add(time.Now(), r.peer, b); err != nil {
+			r.t.Fatal(err)
+		}
+		if b == nil {
+			continue
+		}
+		m, err := wire.Parse(b)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if a.TransactionID == m.TransactionID && !a.Code.IsRequest() {
+		return m
+	}
+}
+
+// answer waits a little for the answer to m; requests that come meanwhile are put aside; nil is silence.
+func (r *raw) answer(m *wire.Message) *wire.Message {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 500*time.Millisecond)
+	defer cancel()
+	for {
+		a := r.next(ctx)
+		switch {
+		case a == nil:
+			return nil
+		case a.Code.IsRequest():
+			r.asked = append(r.asked, a)
+		case a.TransactionID == m.TransactionID:
 			return a
 		}
 	}

@@ -242,28 +242,23 @@ func TestConfigUpdate(t *testing.T) {
 		if a := r.answer(m); errorCode(t, a) != wire.ErrorConfigTooOld {
 			t.Fatalf("older sequence: %+v", a)
 		}
-		frags := wire.NewReassembler(wire.ReassemblyLimits{Message: 16 << 10})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		for {
-			b, err := r.conn.Receive(ctx)
-			if err != nil {
-				t.Fatal("no ConfigUpdate came")
-			}
-			if b, err = frags.Add(time.Now(), r.peer, b); err != nil || b == nil {
-				continue
-			}
-			u, err := wire.Parse(b)
-			if err != nil {
-				t.Fatal(err)
-			}
+		for u := r.next(ctx); u != nil; u = r.next(ctx) {
+			r.asked = append(r.asked, u)
+		}
+		pushed := 0
+		for _, u := range r.asked {
 			if u.Code == wire.ConfigUpdateReq {
+				pushed++
 				c, err := wire.ParseConfigUpdate(u.Body)
 				if err != nil || u.ConfigSequence != wire.AnySequence || !slices.Equal(c.Config, w.mission.Document.Raw()) {
 					t.Errorf("ConfigUpdate with sequence %d: %v", u.ConfigSequence, err)
 				}
-				return
 			}
+		}
+		if pushed == 0 {
+			t.Error("no ConfigUpdate came")
 		}
 	})
 }
