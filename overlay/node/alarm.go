@@ -7,7 +7,10 @@ import (
 
 // alarms folds every deadline of the loop into one. An alarm belongs to something that is itself
 // bounded (a transaction, a link, an attach …), so the heap is bounded too. Owned by the loop.
-type alarms struct{ heap alarmHeap }
+type alarms struct {
+	heap alarmHeap
+	seq  uint64
+}
 
 type alarm struct {
 	at    time.Time
@@ -17,11 +20,12 @@ type alarm struct {
 }
 
 // set makes or moves an alarm. A nil a makes one.
-func (s *alarms) set(a *alarm, at time.Time, seq uint64, ring func()) *alarm {
+func (s *alarms) set(a *alarm, at time.Time, ring func()) *alarm {
 	if a == nil {
 		a = &alarm{index: -1}
 	}
-	a.at, a.seq, a.ring = at, seq, ring
+	s.seq++
+	a.at, a.seq, a.ring = at, s.seq, ring
 	if a.index >= 0 {
 		heap.Fix(&s.heap, a.index)
 	} else {

@@ -53,7 +53,7 @@ func (l *loop) attach(dest []wire.Destination, peer wire.NodeID, sendUpdate bool
 			body, err := wire.AttachReqAns{IceParameters: local, SendUpdate: sendUpdate}.AppendBinary(nil)
 			if err != nil {
 				l.discard(try)
-				l.endAttach(a, fmt.Errorf("Attach request: %w", err))
+				l.endAttach(a, fmt.Errorf("attach request: %w", err))
 				return
 			}
 			l.sendTracked(outgoing{dest: dest, code: wire.AttachReq, body: body}, &a.txn, func(r reply) { l.attachAnswered(a, try, r) })

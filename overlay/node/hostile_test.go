@@ -348,7 +348,11 @@ func TestStrangersAreRefused(t *testing.T) {
 		if err := theirs.Start(w.net, stranger, nil); err != nil {
 			t.Fatal(err)
 		}
-		defer stranger.Stop() //nolint:errcheck // it never fails
+		defer func() {
+			if err := stranger.Stop(); err != nil {
+				t.Error(err)
+			}
+		}()
 		// Both dial the other.
 		k.Node.Discovered(stranger.ID(), []netip.AddrPort{stranger.Addr})
 		stranger.Node.Discovered(k.ID(), []netip.AddrPort{k.Addr})

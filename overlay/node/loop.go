@@ -15,15 +15,13 @@ import (
 
 // loop owns a peer's state. Only the goroutine in run touches it; others send it functions.
 type loop struct {
-	n     *Node
-	ctx   context.Context
-	now   time.Time // taken once per turn
-	rng   *rand.Rand
-	log   *slog.Logger
-	began time.Time
+	n   *Node
+	ctx context.Context
+	now time.Time // taken once per turn
+	rng *rand.Rand
+	log *slog.Logger
 
 	alarms alarms
-	seq    uint64
 	self   []func() // work the loop gives itself, done before it blocks again
 
 	chord *chord.State
@@ -46,7 +44,7 @@ func newLoop(ctx context.Context, n *Node) *loop {
 	now := n.now()
 	d := n.cfg.Document
 	l := &loop{
-		n: n, ctx: ctx, now: now, began: now, log: n.log.With("node", n.ID()),
+		n: n, ctx: ctx, now: now, log: n.log.With("node", n.ID()),
 		rng:  rand.New(rand.NewPCG(n.cfg.Seed, n.cfg.Seed)),
 		txns: make(map[uint64]*transaction),
 		store: storage.New(storage.Config{
@@ -99,8 +97,7 @@ func (l *loop) after(d time.Duration, ring func()) *alarm { return l.move(nil, d
 
 // move makes a ring d from now instead of when it was to.
 func (l *loop) move(a *alarm, d time.Duration, ring func()) *alarm {
-	l.seq++
-	return l.alarms.set(a, l.now.Add(d), l.seq, ring)
+	return l.alarms.set(a, l.now.Add(d), ring)
 }
 
 // soon does f in this turn, after what is being done now.

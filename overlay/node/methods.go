@@ -190,7 +190,7 @@ func (l *loop) probeRequest(r *request) {
 		case wire.ProbeNumResources:
 			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: l.countResources()})
 		case wire.ProbeUptime:
-			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: uint32(l.now.Sub(l.began).Seconds())})
+			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: uint32(l.chord.Uptime().Seconds())})
 		}
 	}
 	l.reply(r, a, nil)

@@ -210,7 +210,7 @@ func (l *loop) transmit(to *link, h *wire.Header, rest []byte) {
 // deliver takes a message that is destined for this node, in whole or in fragments.
 func (l *loop) deliver(a *arrival) {
 	c := &l.n.counters
-	b, err := a.Header.AppendForward(nil, a.rest)
+	b, err := a.AppendForward(nil, a.rest)
 	if err != nil {
 		c.Malformed.Add(1)
 		return

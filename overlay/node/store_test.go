@@ -113,7 +113,7 @@ func TestStoreFetchAndReplicas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at, _ := slices.BinarySearchFunc(ids, wire.ResourceID(w.kits[0].Node.ResourceID("where@test.mission.home.arpa")), func(id wire.NodeID, r wire.ResourceID) int {
+		at, _ := slices.BinarySearchFunc(ids, w.kits[0].Node.ResourceID("where@test.mission.home.arpa"), func(id wire.NodeID, r wire.ResourceID) int {
 			p, err := ident.Position(r)
 			if err != nil {
 				t.Fatal(err)

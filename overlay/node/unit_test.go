@@ -44,9 +44,9 @@ func TestAlarms(t *testing.T) {
 			case len(want) > 3 && rng.IntN(4) == 0:
 				e := &want[rng.IntN(len(want))]
 				e.at, e.seq = at, seq
-				s.set(e.a, t0.Add(time.Duration(at)), uint64(seq), func() { rung = append(rung, seq) })
+				s.set(e.a, t0.Add(time.Duration(at)), func() { rung = append(rung, seq) })
 			default:
-				a := s.set(nil, t0.Add(time.Duration(at)), uint64(seq), func() { rung = append(rung, seq) })
+				a := s.set(nil, t0.Add(time.Duration(at)), func() { rung = append(rung, seq) })
 				want = append(want, entry{at, seq, a})
 			}
 		}
