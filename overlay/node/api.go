@@ -58,7 +58,7 @@ func (n *Node) Store(ctx context.Context, res wire.ResourceID, kind wire.KindID,
 			return s, err
 		}
 		n.counters.Refetch.Add(1)
-		if err := n.learnStorageTime(ctx, res, kind, signer); err != nil {
+		if err := n.learnStorageTime(ctx, res, kind, signer, values); err != nil {
 			return Stored{}, fmt.Errorf("storage time of the stored value: %w", err)
 		}
 	}
@@ -100,8 +100,14 @@ func (n *Node) storeOnce(ctx context.Context, res wire.ResourceID, kind wire.Kin
 }
 
 // learnStorageTime raises the clock above what signer itself has stored there.
-func (n *Node) learnStorageTime(ctx context.Context, res wire.ResourceID, kind wire.KindID, signer *ident.Signer) error {
-	k, err := n.Fetch(ctx, res, kind)
+func (n *Node) learnStorageTime(ctx context.Context, res wire.ResourceID, kind wire.KindID, signer *ident.Signer, values []Value) error {
+	var keys [][]byte
+	for _, v := range values {
+		if v.Key != nil {
+			keys = append(keys, v.Key)
+		}
+	}
+	k, err := n.Fetch(ctx, res, kind, keys...)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,8 @@ func (n *Node) AppAttach(ctx context.Context, peer wire.NodeID, app uint16) (App
 	defer cancelCause(nil)
 	key := appKey{peer, app}
 	a := &appAttempt{outgoing: true, yield: func() { cancelCause(errYielded) }}
+	// Leaving comes after entering even when nobody waits for that any more.
+	defer n.post(context.WithoutCancel(ctx), func(l *loop) { l.apps.leave(key, a) })
 	var entered error
 	if err := n.ask(ctx, func(l *loop) { entered = l.apps.enter(key, a) }); err != nil {
 		return nil, err
@@ -63,7 +65,6 @@ func (n *Node) AppAttach(ctx context.Context, peer wire.NodeID, app uint16) (App
 	if entered != nil {
 		return nil, fmt.Errorf("AppAttach: %w", entered)
 	}
-	defer n.post(context.WithoutCancel(ctx), func(l *loop) { l.apps.leave(key, a) })
 	conn, err := n.appAttach(ctx, peer, app, a)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errYielded) {
 		return nil, cause

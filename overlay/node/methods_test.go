@@ -117,7 +117,13 @@ func TestAppAttachGlare(t *testing.T) {
 		}
 		incoming := make(chan node.AppConn, 4)
 		for _, k := range w.kits {
-			k.Node.HandleApp(5060, func(c node.AppConn) { incoming <- c })
+			k.Node.HandleApp(5060, func(c node.AppConn) {
+				select {
+				case incoming <- c:
+				default:
+					_ = c.Close()
+				}
+			})
 		}
 		var wg sync.WaitGroup
 		var errA, errB error
@@ -141,6 +147,19 @@ func TestAppAttachGlare(t *testing.T) {
 		c, err := a.Node.AppAttach(t.Context(), b.ID(), 5060)
 		if err != nil {
 			t.Fatal(err)
+		}
+		_ = c.Close()
+		// Given up at any moment, it leaves nothing behind.
+		for i := range 60 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*2*time.Millisecond)
+			if c, err := a.Node.AppAttach(ctx, b.ID(), 5060); err == nil {
+				_ = c.Close()
+			}
+			cancel()
+			time.Sleep(40 * time.Second) // b gives up its side, too
+		}
+		if c, err = a.Node.AppAttach(t.Context(), b.ID(), 5060); err != nil {
+			t.Fatalf("after many that were given up: %v", err)
 		}
 		_ = c.Close()
 		if _, err := a.Node.AppAttach(t.Context(), b.ID(), 61441); !node.IsRemote(err, wire.ErrorNotFound) {

@@ -218,7 +218,13 @@ func (l *loop) pushFailed(p storage.Push) {
 func (l *loop) refetch(p storage.Push) {
 	l.n.counters.Refetch.Add(1)
 	res := p.Request.Resource
-	body, err := l.n.specifier(res, p.Request.Kinds[0].Kind, nil).AppendBinary(nil)
+	var keys [][]byte // of a dictionary: all of it might be larger than a message
+	for _, v := range p.Request.Kinds[0].Values {
+		if v.Value.Model == wire.Dictionary {
+			keys = append(keys, v.Value.Key)
+		}
+	}
+	body, err := l.n.specifier(res, p.Request.Kinds[0].Kind, keys).AppendBinary(nil)
 	if err != nil {
 		l.n.counters.Unencodable.Add(1)
 		return

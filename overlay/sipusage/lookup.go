@@ -78,6 +78,9 @@ func (u *Usage) Lookup(ctx context.Context, aor string) ([]Target, error) {
 func (u *Usage) lookupOne(ctx context.Context, name string) (targets []Target, forwards []string, err error) {
 	n := u.cfg.Node
 	k, err := n.Fetch(ctx, n.ResourceID(name), wire.KindSIPRegistration)
+	if node.IsRemote(err, wire.ErrorResponseTooLarge) {
+		k, err = u.fetchEach(ctx, n.ResourceID(name))
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,6 +97,31 @@ func (u *Usage) lookupOne(ctx context.Context, name string) (targets []Target, f
 	}
 	slices.SortFunc(targets, func(a, b Target) int { return a.Node.Compare(b.Node) })
 	return targets, forwards, nil
+}
+
+// fetchEach fetches one registration after the other. Each brings two certificates, so that those of a person on
+// several kits do not fit into one message of the default size.
+func (u *Usage) fetchEach(ctx context.Context, res wire.ResourceID) (all node.FetchedKind, err error) {
+	n := u.cfg.Node
+	s, err := n.Stat(ctx, res, wire.KindSIPRegistration)
+	if err != nil {
+		return all, err
+	}
+	for _, v := range s.Values {
+		if !v.Exists || len(all.Values) >= maxTargets {
+			continue
+		}
+		one, e := n.Fetch(ctx, res, wire.KindSIPRegistration, v.Key)
+		if e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		all.Values = append(all.Values, one.Values...)
+	}
+	if len(all.Values) > 0 {
+		err = nil
+	}
+	return all, err
 }
 
 // read checks one registration and says where it leads: to a kit, or to another address-of-record.

@@ -354,6 +354,25 @@ func TestForwardingIsFollowedAndBounded(t *testing.T) {
 	})
 }
 
+// A person registered on more kits than fit into one answer is found on all of them, as the limit of a message is
+// the RFC's default.
+func TestManyRegistrationsOfOneName(t *testing.T) {
+	w := newWorld(t, 8)
+	synctest.Test(t, func(t *testing.T) {
+		w.t = t
+		defer w.end()
+		w.run(8)
+		for _, p := range w.phones {
+			if err := p.register("everywhere", time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, p := range w.phones {
+			w.check("on all kits", p, "everywhere", w.phones...)
+		}
+	})
+}
+
 // Two halves register apart and meet again: every registration is found from everywhere, without anybody doing
 // anything.
 func TestRegistrationsSurviveSplitAndMerge(t *testing.T) {
