@@ -124,9 +124,10 @@ func both(ctx context.Context, runs ...func(context.Context) error) error {
 
 // watch notes when the kit first shares a ring and when kits are lost, until ctx ends.
 func (o *overlay) watch(ctx context.Context, k *Kit, n *node.Node, changes <-chan struct{}) error {
-	tick := time.NewTicker(5 * time.Second)
+	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	var before []wire.NodeID
+	trunks := doubts{}
 	for {
 		s, err := n.Snapshot(ctx)
 		if err != nil {
@@ -148,6 +149,7 @@ func (o *overlay) watch(ctx context.Context, k *Kit, n *node.Node, changes <-cha
 			}
 		}
 		before = s.Ring
+		trunks.closeDead(ctx, k, s)
 		k.judgeOverlay(s)
 		k.lights.wake()
 		select {
