@@ -27,8 +27,8 @@ func TestKeysDifferPerTrunk(t *testing.T) {
 		if err1 != nil || err2 != nil || !bytes.Equal(kx, ky) {
 			t.Fatalf("%v, %v", err1, err2)
 		}
-		if x.SRTPProfile() != 0x0001 {
-			t.Errorf("profile %#x, want SRTP_AES128_CM_HMAC_SHA1_80", x.SRTPProfile())
+		if x.SRTPProfile() != 0x0007 {
+			t.Errorf("profile %#x, want SRTP_AEAD_AES_128_GCM", x.SRTPProfile())
 		}
 		return kx
 	}

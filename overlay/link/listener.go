@@ -155,7 +155,8 @@ func (l *listener) judge(from netip.AddrPort, now time.Time) verdict {
 	until, proven := l.proven[from]
 	proven = proven && now.Before(until)
 	switch {
-	case len(l.sessions)-l.shaking >= l.t.cfg.MaxLinks, l.shaking >= maxHandshakes, links >= maxLinksPerPeer:
+	case len(l.sessions)-l.shaking >= l.t.cfg.MaxLinks, l.shaking >= maxHandshakes, links+shaking >= maxLinksPerPeer:
+		// Handshakes count too: the far end is done with one before we are, and may begin the next.
 		return busy
 	case proven && shaking < maxPerAddress:
 		return admit
