@@ -28,6 +28,7 @@ const (
 	maxVia           = 32
 	maxCandidates    = 32 // candidates of one remote side that are looked at
 	maxDiscovered    = 256
+	maxAddrs         = 8 // of one discovered kit
 	maxStrangers     = 16
 	transfersAtOnce  = 8
 	linkRate         = 150 // messages per second and link; Simple Reliability itself allows < 100 (RFC 6940 §6.6.3)

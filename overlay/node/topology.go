@@ -136,10 +136,14 @@ func (l *loop) discovered(id wire.NodeID, addrs []netip.AddrPort) {
 		}
 		p.since = l.now
 	}
-	p.addrs = slices.Clone(addrs[:min(len(addrs), 8)])
+	addrs = addrs[:min(len(addrs), maxAddrs)]
+	news := !ok || !slices.Equal(addrs, p.addrs)
+	p.addrs = slices.Clone(addrs)
 	l.disc.known[id] = p
 	l.tell(chord.Discovered{ID: id})
-	l.changed()
+	if news {
+		l.changed()
+	}
 }
 
 func (l *loop) lost(id wire.NodeID) {
