@@ -229,7 +229,7 @@ func (n *Node) dial(ctx context.Context, addrs []netip.AddrPort) (conn Conn, who
 		if e == nil {
 			return c, "", nil
 		}
-		who, err = a.String(), errors.Join(err, fmt.Errorf("bootstrap link to %s: %w", a, e))
+		who, err = a.Addr().String(), errors.Join(err, fmt.Errorf("bootstrap link to %s: %w", a, e))
 		if ctx.Err() != nil {
 			break
 		}
