@@ -4,7 +4,6 @@ SHELL := /bin/bash
 .PHONY: run test build lint fuzz clean
 
 run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
-	@scripts/deps run
 	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit ./firmware/cmd/fieldkitd
 	@bin/fieldkit lab $(LAB)
 

@@ -22,7 +22,7 @@ const watchEnv = "NETIF_TEST_WATCH"
 // namespace of TestRealChanges.
 func TestWatcherProcess(t *testing.T) {
 	if os.Getenv(watchEnv) == "" {
-		t.SkipNow() // nothing is checked here
+		return // run as a process of its own by the tests that need one
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -72,7 +72,7 @@ type line struct {
 func TestKitProcess(t *testing.T) {
 	env := os.Getenv(kitEnv)
 	if env == "" {
-		t.SkipNow() // nothing is checked here
+		return // run as a process of its own by the tests that need one
 	}
 	var c kitConfig
 	must(t, json.Unmarshal([]byte(env), &c))
