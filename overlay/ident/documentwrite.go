@@ -21,6 +21,9 @@ func NewDocument(a *Authority) *Document {
 	d := defaults()
 	d.InstanceName, d.Sequence, d.NodeIDLength = a.overlay, 1, a.length
 	d.TurnDensity, d.InitialTTL = 0, 16
+	// A ConfigUpdate carries a whole document, which with a certificate in each signature is larger than the default
+	// (RFC 6940 §11.1, 5000 bytes).
+	d.MaxMessageSize = 16 << 10
 	d.Chord = Chord{UpdateInterval: 30 * time.Second, PingInterval: 60 * time.Second, Reactive: true}
 	d.RootCerts = append(d.RootCerts, a.cert)
 	d.Signers = append(d.Signers, a.SignerNodeID())

@@ -71,7 +71,7 @@ func TestFlood(t *testing.T) {
 			t.Error(err)
 		}
 		// "message > max-message-size → Error_Message_Too_Large and close the link" (RFC 6940 §6.6)
-		m := r.message(wire.PingReq, append([]byte{0x17, 0x70}, make([]byte, 6000)...), nil)
+		m := r.message(wire.PingReq, append([]byte{0x42, 0x68}, make([]byte, 0x4268)...), nil) // the mission allows 16384 bytes
 		time.Sleep(3 * time.Second)
 		select {
 		case <-r.conn.Done():
