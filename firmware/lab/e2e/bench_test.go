@@ -1,0 +1,332 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"fieldkit/firmware/lab"
+	"fieldkit/overlay/wire"
+	"fieldkit/ui"
+)
+
+// The figures of the project: what a kit costs and how long its work takes. `scripts/measure` runs them
+// and prints one table. Times are of the machine that runs them; counts and ratios travel.
+
+// maxIdleRSS is the most that an idle kit may have in memory.
+const maxIdleRSS = 40e6
+
+// BenchmarkJoin starts three kits at the same moment, on new state: each makes its identity, finds the others
+// by mDNS and joins.
+func BenchmarkJoin(b *testing.B) {
+	var joined, ring []float64
+	for b.Loop() {
+		func() {
+			l := benchLab(b, lab.Options{Kits: 3})
+			defer l.Close()
+			began := time.Now()
+			check(b, l.StartKits(b.Context()))
+			waitRing(b, l)
+			ring = append(ring, ms(time.Since(began)))
+			for _, k := range l.Kits {
+				s := statusOf(b, k)
+				if s.Kit.JoinedMS <= 0 {
+					b.Fatalf("kit %d is in a ring of %d and has not joined", k.Number, len(s.Ring))
+				}
+				joined = append(joined, s.Kit.JoinedMS)
+			}
+		}()
+	}
+	report(b, joined, "joined-ms")
+	report(b, ring, "one-ring-of-all-ms")
+}
+
+// BenchmarkInvite measures INVITE to 200 OK at the calling phone, alternately to a phone on the same kit and to
+// one on another kit. The called phones answer at once. Where a registration is stored is up to the hash of what
+// is dialled, so several numbers and names are called, and told apart by whether the caller's kit finds them in its
+// own store (one of three, in a ring of three) or asks another kit.
+func BenchmarkInvite(b *testing.B) {
+	accounts := []string{"anna", "boris", "carla", "dora", "emil", "fatima", "gustav", "hanna"}
+	l := benchLab(b, lab.Options{Kits: 3}, accounts...)
+	defer l.Close()
+	check(b, l.StartKits(b.Context()))
+	waitRing(b, l)
+	var phones []*lab.Phone
+	for i, name := range accounts {
+		p, err := l.StartPhone(min(i/3, 1), name) // three on the first kit
+		check(b, err)
+		limited(b, 20*time.Second, p.WaitRegistered)
+		phones = append(phones, p)
+	}
+	rest(b, 5*time.Second) // until everything is published and all trunks are open
+	s := statusOf(b, l.Kits[0])
+	var ring []wire.NodeID
+	for _, hex := range s.Ring {
+		id, err := wire.ParseNodeID(hex)
+		check(b, err)
+		ring = append(ring, id)
+	}
+	slices.SortFunc(ring, wire.NodeID.Compare)
+	caller, near, far := phones[0], phones[1:3], phones[3:]
+	call := func(of []*lab.Phone, i int) (took float64, here bool) {
+		callee := of[i%len(of)]
+		target := callee.Account.Number
+		if i/len(of)%2 == 1 {
+			target = callee.Account.Name
+		}
+		ctx, cancel := context.WithTimeout(b.Context(), 20*time.Second)
+		defer cancel()
+		d, err := caller.Call(ctx, target)
+		check(b, err)
+		_, _, err = caller.Hangup(ctx, callee)
+		check(b, err)
+		res := wire.ResourceIDFor([]byte(target+"@"+l.Mission().Overlay), ring[0].Len())
+		return ms(d), responsible(ring, res).String() == s.Kit.NodeID
+	}
+	var one, across, stored, fetched []float64
+	for i := 0; b.Loop(); i++ {
+		d, _ := call(near, i)
+		one = append(one, d)
+		d, here := call(far, i)
+		across = append(across, d)
+		if here {
+			stored = append(stored, d)
+		} else {
+			fetched = append(fetched, d)
+		}
+	}
+	report(b, one, "one-kit-ms")
+	report(b, across, "across-kits-ms")
+	b.ReportMetric(median(across)/median(one), "across-to-one-kit-ratio")
+	if len(stored) > 0 {
+		b.ReportMetric(median(stored)/median(one), "found-in-own-store-ratio")
+	}
+	if len(fetched) > 0 {
+		b.ReportMetric(median(fetched)/median(one), "found-at-another-kit-ratio")
+	}
+	b.ReportMetric(float64(len(fetched))/float64(len(across)), "share-found-at-another-kit")
+}
+
+// BenchmarkHandsets measures what a kit has in memory with nobody registered and with a hundred, in a ring of
+// three.
+func BenchmarkHandsets(b *testing.B) {
+	const handsets = 100
+	for b.Loop() {
+		func() {
+			var names []string
+			for i := range handsets {
+				names = append(names, fmt.Sprintf("person%d", i))
+			}
+			l := benchLab(b, lab.Options{Kits: 3}, names...)
+			defer l.Close()
+			check(b, l.StartKits(b.Context()))
+			waitRing(b, l)
+			rest(b, 15*time.Second)
+			idle := statusOf(b, l.Kits[0])
+			seat, err := l.Handset(0)
+			check(b, err)
+			for _, h := range l.Mission().Handsets {
+				check(b, register(b, seat, h))
+			}
+			registered, stored := 0, uint64(0)
+			for range 15 { // the registrations are published meanwhile
+				rest(b, time.Second)
+				registered = 0
+				for _, h := range statusOf(b, l.Kits[0]).Handsets {
+					if h.Registered {
+						registered++
+					}
+				}
+			}
+			full := statusOf(b, l.Kits[0])
+			for _, k := range l.Kits {
+				stored += counter(statusOf(b, k), "overlay values stored")
+			}
+			// Each is stored under its number and its name, at the kit responsible and two more.
+			if registered != handsets || stored != handsets*2*3 {
+				b.Fatalf("%d registered, %d values stored at three kits", registered, stored)
+			}
+			b.ReportMetric(megabytes(idle), "idle-RSS-MB")
+			b.ReportMetric(megabytes(full), "100-handsets-RSS-MB")
+			b.ReportMetric(float64(idle.Kit.Goroutines), "idle-goroutines")
+			b.ReportMetric(float64(full.Kit.Goroutines), "100-handsets-goroutines")
+		}()
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkIdle measures what kits send and receive on the cable between them while nobody does anything.
+func BenchmarkIdle(b *testing.B) {
+	for _, kits := range []int{3, 16} {
+		b.Run(fmt.Sprintf("%dkits", kits), func(b *testing.B) {
+			for b.Loop() {
+				benchIdle(b, kits)
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func benchIdle(b *testing.B, kits int) {
+	const measured = time.Minute
+	l := benchLab(b, lab.Options{Kits: kits})
+	defer l.Close()
+	check(b, l.StartKits(b.Context()))
+	waitRing(b, l)
+	// In its first minute a kit opens its trunks and looks for others every few seconds.
+	before := make([]uint64, kits)
+	first, err := deviceBytes(l.Kits[0])
+	check(b, err)
+	rest(b, time.Minute)
+	young, err := deviceBytes(l.Kits[0])
+	check(b, err)
+	b.ReportMetric(float64(young-first)/60, "first-minute-B/s")
+	rest(b, 15*time.Second)
+	tap, err := newTap(l.Kits[0])
+	check(b, err)
+	for i, k := range l.Kits {
+		before[i], err = deviceBytes(k)
+		check(b, err)
+	}
+	tap.start()
+	began := time.Now()
+	rest(b, measured)
+	split := tap.stop()
+	seconds := time.Since(began).Seconds()
+	var rates, memory, goroutines []float64
+	for i, k := range l.Kits {
+		now, err := deviceBytes(k)
+		check(b, err)
+		rates = append(rates, float64(now-before[i])/seconds)
+		s := statusOf(b, k)
+		if len(s.Ring) != kits {
+			b.Fatalf("kit %d has a ring of %d: this was not idle", k.Number, len(s.Ring))
+		}
+		memory = append(memory, megabytes(s))
+		goroutines = append(goroutines, float64(s.Kit.Goroutines))
+	}
+	report(b, rates, "B/s-per-kit")
+	total := 0.0
+	for _, n := range split {
+		total += float64(n)
+	}
+	// The tap sees what the device counts; else the split says nothing.
+	if want := rates[0] * seconds; math.Abs(total-want) > 0.1*want {
+		b.Errorf("%.0f bytes seen on the cable, %.0f counted by the device", total, want)
+	}
+	for kind, n := range split {
+		b.ReportMetric(float64(n)/seconds, kind.String()+"-B/s")
+	}
+	b.ReportMetric(median(memory), "RSS-MB-median")
+	b.ReportMetric(slices.Max(memory), "RSS-MB-max")
+	b.ReportMetric(median(goroutines), "goroutines")
+	if worst := slices.Max(memory); worst > maxIdleRSS/1e6 {
+		b.Errorf("an idle kit of %d has %.1f MB resident", kits, worst)
+	}
+}
+
+// BenchmarkLoss measures how long a kit that is gone stays in the ring of the two others: killed, when its host
+// still refuses what is sent to it, and with its cable pulled, when nothing comes back.
+func BenchmarkLoss(b *testing.B) {
+	for _, way := range []struct {
+		name       string
+		gone, back func(*lab.Kit) error
+	}{
+		{"killed", func(k *lab.Kit) error { k.Kill(); return nil }, (*lab.Kit).Restart},
+		{"cable-pulled", (*lab.Kit).Unplug, (*lab.Kit).Plug},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			l := benchLab(b, lab.Options{Kits: 3})
+			defer l.Close()
+			check(b, l.StartKits(b.Context()))
+			var noticed []float64
+			for b.Loop() {
+				waitRing(b, l)
+				rest(b, 5*time.Second) // until the ring has settled
+				began := time.Now()
+				check(b, way.gone(l.Kits[2]))
+				for i := 0; i < 2; {
+					if len(statusOf(b, l.Kits[i]).Ring) == 2 {
+						i++
+						continue
+					}
+					if time.Since(began) > time.Minute {
+						b.Fatal("nobody noticed within a minute")
+					}
+					rest(b, 20*time.Millisecond)
+				}
+				noticed = append(noticed, time.Since(began).Seconds())
+				check(b, way.back(l.Kits[2]))
+			}
+			report(b, noticed, "noticed-s")
+		})
+	}
+}
+
+// BenchmarkFlood sends REGISTER and INVITE from one handset as fast as a socket takes them, each of another
+// sender in another transaction, and measures the kit's memory before, at its worst, and when all timers of the
+// transactions have ended.
+func BenchmarkFlood(b *testing.B) {
+	const flood, linger = 15 * time.Second, 35 * time.Second // Timer H and J are 32 s (RFC 3261 §17)
+	for b.Loop() {
+		func() {
+			l := benchLab(b, lab.Options{Kits: 1}, "anna")
+			defer l.Close()
+			check(b, l.StartKits(b.Context()))
+			waitRing(b, l)
+			seat, err := l.Handset(0)
+			check(b, err)
+			check(b, register(b, seat, l.Mission().Handsets[0])) // the way to the kit is open
+			target := l.Kits[0]
+			before := statusOf(b, target)
+			c, err := dial(seat)
+			check(b, err)
+			defer c.Close()
+			peak, sent := before, 0
+			began := time.Now()
+			for asked := began; time.Since(began) < flood; sent++ {
+				_, _ = c.Write(request([]string{"REGISTER", "INVITE"}[sent%2], sent, seat.Server, c.LocalAddr()))
+				if time.Since(asked) > 500*time.Millisecond {
+					peak = worse(peak, statusOf(b, target))
+					asked = time.Now()
+				}
+			}
+			seconds := time.Since(began).Seconds()
+			s := statusOf(b, target)
+			peak = worse(peak, s)
+			rest(b, linger)
+			after := statusOf(b, target)
+			if counter(s, "sip overload") == 0 {
+				b.Fatal("nothing was refused, so this was no flood")
+			}
+			b.ReportMetric(float64(sent)/seconds, "requests/s")
+			b.ReportMetric(megabytes(before), "RSS-before-MB")
+			b.ReportMetric(megabytes(peak), "RSS-peak-MB")
+			b.ReportMetric(megabytes(after), "RSS-35s-after-MB")
+			b.ReportMetric(float64(before.Kit.Goroutines), "goroutines-before")
+			b.ReportMetric(float64(peak.Kit.Goroutines), "goroutines-peak")
+		}()
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// request is a request of nobody, in a transaction of its own.
+func request(method string, i int, server netip.Addr, from net.Addr) []byte {
+	return fmt.Appendf(nil, "%s sip:%d@%s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=z9hG4bK%d\r\nMax-Forwards: 70\r\n"+
+		"From: <sip:%d@%s>;tag=%d\r\nTo: <sip:%d@%s>\r\nCall-ID: %d\r\nCSeq: 1 %s\r\nContact: <sip:x@%s>\r\nContent-Length: 0\r\n\r\n",
+		method, i, server, from, i, i, server, i, i, server, i, method, from)
+}
+
+// worse is the larger of each.
+func worse(a, b ui.Status) ui.Status {
+	a.Kit.RSSBytes = max(a.Kit.RSSBytes, b.Kit.RSSBytes)
+	a.Kit.Goroutines = max(a.Kit.Goroutines, b.Kit.Goroutines)
+	return a
+}
