@@ -30,14 +30,18 @@ func counters(prefix string, stats any) (r []ui.Counter) {
 	return r
 }
 
-// words writes "TooLarge" as "too large".
+// words writes "TooLarge" and "too_large" as "too large", and "RTTs" as "rtts".
 func words(name string) string {
 	var b strings.Builder
-	for i, c := range name {
-		if unicode.IsUpper(c) && i > 0 {
+	lower := false // the letter before
+	for _, c := range name {
+		if c == '_' || unicode.IsUpper(c) && lower {
 			b.WriteByte(' ')
 		}
-		b.WriteRune(unicode.ToLower(c))
+		if c != '_' {
+			b.WriteRune(unicode.ToLower(c))
+		}
+		lower = unicode.IsLower(c)
 	}
 	return b.String()
 }

@@ -96,6 +96,7 @@ func (k *Kit) addOverlay(s *ui.Status, all map[string]*ui.Neighbour, o node.Snap
 		s.Counters = append(s.Counters, ui.Counter{Name: "overlay " + words(name), Value: v})
 	}
 	s.Counters = append(s.Counters, ui.Counter{Name: "overlay values stored", Value: uint64(o.Stored.Values)})
+	s.Counters = append(s.Counters, counters("overlay storage ", o.Stored)...)
 	slices.SortFunc(s.Counters, func(x, y ui.Counter) int { return cmp.Compare(x.Name, y.Name) })
 }
 

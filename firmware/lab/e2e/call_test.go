@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fieldkit/firmware/lab"
+	"fieldkit/ui"
 )
 
 const (
@@ -14,8 +15,19 @@ const (
 	toneB = 1000.0
 )
 
+// heard is one direction of a call: what the phone recorded, and what its kit received from the other kit.
+type heard struct {
+	tone
+	between ui.Stream
+}
+
+// lost is the share of the packets between the kits that did not arrive.
+func (h heard) lost() float64 {
+	return float64(h.between.Lost) / float64(h.between.Packets+h.between.Lost)
+}
+
 // baresipCall has a on kit 1 call b on kit 2 for a while, and returns what each heard of the other.
-func baresipCall(t *testing.T, l *lab.Lab, transport string, talk time.Duration) (atA, atB tone) {
+func baresipCall(t *testing.T, l *lab.Lab, transport string, talk time.Duration) (atA, atB heard) {
 	t.Helper()
 	accounts := l.Mission().Handsets
 	a := startBaresip(t, l, 0, accounts[0], toneA, transport, false)
@@ -32,6 +44,9 @@ func baresipCall(t *testing.T, l *lab.Lab, transport string, talk time.Duration)
 		}
 	}
 	pause(t, talk)
+	// Each kit counts what it received from the other: of b at a's kit, of a at b's.
+	atA.between = stream(t, l.Kits[0], accounts[1].Number)
+	atB.between = stream(t, l.Kits[1], accounts[0].Number)
 	b.do("hangup", "") // the side that was called hangs up
 	a.await(5*time.Second, "CALL_CLOSED")
 	b.await(5*time.Second, "CALL_CLOSED")
@@ -40,15 +55,30 @@ func baresipCall(t *testing.T, l *lab.Lab, transport string, talk time.Duration)
 	for _, at := range []struct {
 		who         *baresip
 		want, other float64
-		result      *tone
+		result      *heard
 	}{{a, toneB, toneA, &atA}, {b, toneA, toneB, &atB}} {
 		s, err := at.who.heard()
 		must(t, err)
-		*at.result, err = listen(s, at.want, at.other)
+		at.result.tone, err = listen(s, at.want, at.other)
 		must(t, err)
 		t.Logf("%s heard %+v", at.who.account.Number, *at.result)
 	}
 	return atA, atB
+}
+
+// stream is what a kit relays of what the phone with that number says in the only call.
+func stream(t *testing.T, k *lab.Kit, from string) ui.Stream {
+	t.Helper()
+	calls := status(t, k).Calls
+	for _, c := range calls {
+		for _, s := range c.Media {
+			if s.From == from {
+				return s
+			}
+		}
+	}
+	t.Fatalf("kit %d relays nothing of %s: %+v", k.Number, from, calls)
+	return ui.Stream{}
 }
 
 func TestTwoPhonesOnDifferentKitsHearEachOther(t *testing.T) {
@@ -56,8 +86,12 @@ func TestTwoPhonesOnDifferentKitsHearEachOther(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			l := running(t, lab.Options{Kits: 3}, "anna", "boris")
 			atA, atB := baresipCall(t, l, transport, 6*time.Second)
-			for _, at := range []tone{atA, atB} {
-				if at.Seconds < 4.5 || at.Present < 0.97 || at.Foreign > 0.01 {
+			for _, at := range []heard{atA, atB} {
+				if at.between.Lost != 0 || at.between.Packets < 150 {
+					t.Errorf("between the kits %d packets arrived and %d did not, in 6 s without loss", at.between.Packets, at.between.Lost)
+				}
+				// A machine that is busy plays slower than it should, but nothing is missing.
+				if at.Seconds < 3 || at.Present < 0.97 || at.Foreign > 0.01 {
 					t.Errorf("heard %+v of 6 s", at)
 				}
 				if at.Strength < 0.45 || at.Strength > 0.55 {
@@ -71,9 +105,13 @@ func TestTwoPhonesOnDifferentKitsHearEachOther(t *testing.T) {
 func TestTwoPhonesHearEachOtherThroughLoss(t *testing.T) {
 	l := running(t, lab.Options{Kits: 2, Loss: 5, Delay: 5 * time.Millisecond}, "anna", "boris")
 	atA, atB := baresipCall(t, l, "udp", 10*time.Second)
-	for _, at := range []tone{atA, atB} {
+	for _, at := range []heard{atA, atB} {
+		// A phone conceals what is lost: the kits tell whether anything was.
+		if at.between.Packets < 250 || at.lost() < 0.02 || at.lost() > 0.09 {
+			t.Errorf("between the kits %d packets arrived and %d did not, in 10 s at 5 %% loss", at.between.Packets, at.between.Lost)
+		}
 		// One packet in twenty is lost on the way; its 20 ms are silent or smeared, and so may be part of the next.
-		if at.Seconds < 8 || at.Present < 0.80 || at.Foreign > 0.01 {
+		if at.Seconds < 5 || at.Present < 0.80 || at.Foreign > 0.01 {
 			t.Errorf("heard %+v of 10 s", at)
 		}
 	}
