@@ -144,11 +144,7 @@ func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
 	ready()
 	poll := time.NewTicker(accountsPoll)
 	defer poll.Stop()
-	path := k.cfg.Mission
-	if k.mission.Load().Founded {
-		// A kit that founded its mission has the only copy in its state.
-		path = filepath.Join(k.cfg.StateDir, mission.MissionItem)
-	}
+	path := k.accountsFile()
 	var seen time.Time
 	for {
 		select {
@@ -170,6 +166,15 @@ func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
 			k.health.OK("accounts")
 		}
 	}
+}
+
+// accountsFile is the operator's file, or where there is none, as with a kit that founded its mission, the kit's own
+// copy.
+func (k *Kit) accountsFile() string {
+	if _, err := os.Stat(k.cfg.Mission); err != nil || k.mission.Load().Founded {
+		return filepath.Join(k.cfg.StateDir, mission.MissionItem)
+	}
+	return k.cfg.Mission
 }
 
 func (k *Kit) takeAccounts(path string) error {

@@ -76,7 +76,8 @@ func (o *overlay) run(k *Kit) func(context.Context, func()) error {
 			return err
 		}
 		u, err := sipusage.New(sipusage.Config{
-			Node: n, Identity: k.id, Domains: domains, OnTrunk: k.telephony.newTrunk, Ahead: trunksAhead, Log: k.log,
+			Node: n, Identity: k.id, Domains: domains, MaxAORs: 2 * maxHandsets,
+			OnTrunk: k.telephony.newTrunk, Ahead: trunksAhead, Log: k.log,
 		})
 		if err != nil {
 			return err
@@ -101,6 +102,10 @@ func (o *overlay) run(k *Kit) func(context.Context, func()) error {
 		})
 	}
 }
+
+// maxHandsets is how many handsets of one kit the overlay is told of, each by number and by name: far more than a
+// radio carries.
+const maxHandsets = 512
 
 // trunksAhead is up to how many kits trunks are opened before a call needs them: where everybody is linked to
 // everybody, a trunk more each costs little, and saves the first call the time of an AppAttach.

@@ -2,6 +2,7 @@ package kit
 
 import (
 	"cmp"
+	"context"
 	"os"
 	"runtime"
 	"slices"
@@ -41,11 +42,13 @@ func (k *Kit) telephonyStatus(s *ui.Status, now time.Time) {
 	}
 	t := a.Snapshot()
 	here := map[string]bool{}
+	published := k.published()
 	for _, h := range t.Handsets {
 		here[h.Number] = true
 		s.Handsets = append(s.Handsets, ui.Handset{
 			Name: h.Name, Number: h.Number, Contact: h.Contact, Transport: h.Transport, Registered: true,
-			SinceS: seconds(now.Sub(h.Since)), ExpiresS: seconds(h.Expires.Sub(now)),
+			Published: published[h.Number+"@"+s.Kit.Overlay],
+			SinceS:    seconds(now.Sub(h.Since)), ExpiresS: seconds(h.Expires.Sub(now)),
 		})
 	}
 	for _, h := range k.mission.Load().Handsets {
@@ -58,6 +61,25 @@ func (k *Kit) telephonyStatus(s *ui.Status, now time.Time) {
 		s.Calls = append(s.Calls, call(c, now))
 	}
 	s.Counters = append(s.Counters, counters("sip ", t.Stats)...)
+}
+
+// published are the addresses-of-record that other kits can find here.
+func (k *Kit) published() map[string]bool {
+	r := map[string]bool{}
+	u := k.overlay.usage.Load()
+	if u == nil {
+		return r
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	stored, err := u.Stored(ctx)
+	if err != nil {
+		return r
+	}
+	for _, aor := range stored {
+		r[aor] = true
+	}
+	return r
 }
 
 func call(c agent.Call, now time.Time) ui.Call {

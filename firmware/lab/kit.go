@@ -30,6 +30,7 @@ type Kit struct {
 	Index   int
 	Handset netip.Addr     // where handsets register, port 5060
 	Page    netip.AddrPort // the status page as handsets reach it
+	Mission string         // the file from which the running kit takes handset accounts
 
 	dir    string
 	log    *os.File
@@ -61,6 +62,10 @@ func (l *Lab) StartStranger(overlay string) (*Kit, error) {
 	return l.startKit(other)
 }
 
+// StartFounder starts the next kit without a mission, so that it founds its own.
+func (l *Lab) StartFounder() (*Kit, error) { return l.startKit(nil) }
+
+// startKit starts the next kit with m, or without a mission if that is nil.
 func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
 	i := len(l.Kits)
 	at, err := l.world.kit(i)
@@ -87,14 +92,17 @@ func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
 	if err := os.WriteFile(config, []byte(k.config(l.neighbours(i))), 0o600); err != nil {
 		return nil, fmt.Errorf("configuration of kit %d: %w", i+1, err)
 	}
-	missionFile := filepath.Join(k.dir, "delivered.mission")
-	if err := m.Save(missionFile); err != nil {
+	delivered := filepath.Join(k.dir, "delivered.mission")
+	k.Mission = delivered
+	if m == nil {
+		k.Mission = filepath.Join(k.State(), mission.MissionItem)
+	} else if err := m.Save(delivered); err != nil {
 		return nil, fmt.Errorf("mission of kit %d: %w", i+1, err)
 	}
 	if k.log, err = os.OpenFile(filepath.Join(k.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return nil, fmt.Errorf("log of kit %d: %w", i+1, err)
 	}
-	k.args = []string{"--config", config, "--state", filepath.Join(k.dir, "state"), "--mission", missionFile, "--status-socket", socket}
+	k.args = []string{"--config", config, "--state", k.State(), "--mission", delivered, "--status-socket", socket}
 	l.Kits = append(l.Kits, k)
 	return k, k.Restart()
 }
@@ -122,6 +130,9 @@ func (k *Kit) config(neighbours []string) string {
 }
 
 func kitDir(lab string, i int) string { return filepath.Join(lab, fmt.Sprintf("kit%d", i+1)) }
+
+// State is the directory of what survives a restart.
+func (k *Kit) State() string { return filepath.Join(k.dir, "state") }
 
 // Restart starts the kit's process again with the state it left behind.
 func (k *Kit) Restart() error {

@@ -77,12 +77,17 @@ func (l *Lab) StartPhoneThat(does string, k int, account string) (*Phone, error)
 	if i < 0 {
 		return nil, fmt.Errorf("phone: no account %q", account)
 	}
+	return l.StartPhoneWith(l.mission.Handsets[i], does, k)
+}
+
+// StartPhoneWith starts a phone with an account that need not be one of the lab's mission.
+func (l *Lab) StartPhoneWith(account mission.Handset, does string, k int) (*Phone, error) {
 	seat, err := l.Handset(k)
 	if err != nil {
 		return nil, err
 	}
 	n := len(l.Phones)
-	p := &Phone{Account: l.mission.Handsets[i], Kit: k, changed: make(chan struct{}), now: PhoneState{State: "starting"}}
+	p := &Phone{Account: account, Kit: k, changed: make(chan struct{}), now: PhoneState{State: "starting"}}
 	cmd := exec.Command(l.opts.Tool, "phone",
 		"--server", netip.AddrPortFrom(seat.Server, 5060).String(), "--local", seat.Address.String(),
 		"--user", p.Account.Number, "--answer", does,

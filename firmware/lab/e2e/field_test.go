@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"fieldkit/board/store"
 	"fieldkit/firmware/lab"
 )
 
@@ -142,6 +144,72 @@ func TestRestartKeepsIdentityAndBindings(t *testing.T) {
 		})
 		_, _, err := p[0].Hangup(t.Context(), p[1])
 		must(t, err)
+	}
+}
+
+// storageTime is the time that a kit keeps above all it stored with.
+func storageTime(t *testing.T, k *lab.Kit) uint64 {
+	t.Helper()
+	s, err := store.Open(k.State(), store.Config{})
+	must(t, err)
+	var b []byte
+	eventually(t, 5*time.Second, func() (err error) { b, err = s.Load("storage-time"); return err }) // with the first Store
+	ms, err := strconv.ParseUint(string(b), 10, 64)
+	must(t, err)
+	return ms
+}
+
+// "Any attempt to store a data value with a storage time before that of a value already stored at this location
+// MUST generate an Error_Data_Too_Old error" (RFC 6940 §7). A kit whose clock went back stores on all the same.
+func TestRestartKeepsStorageTimesWhateverTheClockSays(t *testing.T) {
+	l := running(t, lab.Options{Kits: 2}, "anna", "boris")
+	p := phones(t, l, 0, 1)
+	restarted := l.Kits[1]
+	var last uint64
+	grown := func(when string) {
+		t.Helper()
+		now := storageTime(t, restarted)
+		if now < last {
+			t.Errorf("%s: the storage time went from %d to %d", when, last, now)
+		}
+		last = now
+	}
+	back := func(when string) {
+		t.Helper()
+		must(t, restarted.Restart())
+		within(t, 30*time.Second, l.WaitRing)
+		registered(t, restarted, p[1].Account.Number)
+		eventually(t, 20*time.Second, func() error {
+			_, err := p[0].Call(t.Context(), p[1].Account.Number)
+			return err
+		})
+		_, _, err := p[0].Hangup(t.Context(), p[1])
+		must(t, err)
+		grown(when)
+		for _, k := range l.Kits {
+			s := status(t, k)
+			if n := counter(s, "overlay storage too old"); n != 0 {
+				t.Errorf("%s: kit %d refused %d values as too old", when, k.Number, n)
+			}
+			if counter(s, "overlay storage stores")+counter(s, "overlay storage replicas") == 0 {
+				t.Errorf("%s: kit %d stored nothing", when, k.Number)
+			}
+		}
+	}
+	grown("at first")
+	must(t, restarted.Stop())
+	// As if the kit had lived a day ahead of its clock until now.
+	const day = 24 * time.Hour
+	s, err := store.Open(restarted.State(), store.Config{})
+	must(t, err)
+	last += uint64(day.Milliseconds())
+	must(t, s.Save("storage-time", strconv.AppendUint(nil, last, 10)))
+	back("a day ahead")
+	// Now its clock is a day behind what it stored, and no goodbye took that back.
+	restarted.Kill()
+	back("a day behind")
+	if ahead := int64(storageTime(t, restarted)) - time.Now().UnixMilli(); ahead < (day - 2*time.Hour).Milliseconds() {
+		t.Errorf("the storage time is %v ahead of the clock", time.Duration(ahead)*time.Millisecond)
 	}
 }
 
