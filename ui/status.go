@@ -62,6 +62,7 @@ type Handset struct {
 	ExpiresS   float64 `json:"expires_s"`
 	SinceS     float64 `json:"since_s"`
 	Registered bool    `json:"registered"`
+	Published  bool    `json:"published"` // other kits can find it
 }
 
 // Call is one call that passes through this kit.

@@ -91,7 +91,7 @@ func Measure(ctx context.Context, l *Lab) (*Report, error) {
 	return r, ctx.Err()
 }
 
-// StartPhones starts two phones for each call and waits until all are registered.
+// StartPhones starts two phones for each call and waits until all can be reached from every kit.
 func (l *Lab) StartPhones(ctx context.Context) error {
 	for i := range 2 * l.opts.Calls {
 		if _, err := l.StartPhone(l.phoneKit(i), phoneName(i)); err != nil {
@@ -100,12 +100,33 @@ func (l *Lab) StartPhones(ctx context.Context) error {
 	}
 	return within(ctx, registerLimit, func(ctx context.Context) error {
 		for _, p := range l.Phones {
-			if err := p.WaitRegistered(ctx); err != nil {
+			if err := l.WaitReachable(ctx, p); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// WaitReachable waits until the phone is registered and its kit says that the other kits can find it.
+func (l *Lab) WaitReachable(ctx context.Context, p *Phone) error {
+	if err := p.WaitRegistered(ctx); err != nil {
+		return err
+	}
+	for {
+		s, err := l.Kits[p.Kit].Status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, h := range s.Handsets {
+			if h.Number == p.Account.Number && h.Published {
+				return nil
+			}
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return fmt.Errorf("phone %s is registered but not published: %w", p.Account.Number, err)
+		}
+	}
 }
 
 func (l *Lab) measureCalls(ctx context.Context, r *Report) {

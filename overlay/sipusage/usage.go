@@ -265,6 +265,19 @@ func (u *Usage) Stats(ctx context.Context) (s Stats, err error) {
 	return s, err
 }
 
+// Stored lists the addresses-of-record of this kit that the overlay holds now, in canonical form.
+func (u *Usage) Stored(ctx context.Context) (aors []string, err error) {
+	err = u.wait(ctx, func(l *loop, end chan error) {
+		for name, r := range l.aors {
+			if r.stored.After(l.now) {
+				aors = append(aors, name)
+			}
+		}
+		end <- nil
+	})
+	return aors, err
+}
+
 func (l *loop) register(name, prefs string, until time.Time, end chan error) {
 	r := l.aors[name]
 	if r == nil {

@@ -200,6 +200,10 @@ func TestRegistrationLife(t *testing.T) {
 		}
 		for _, p := range w.phones {
 			w.check("registered", p, "alice", a)
+			stored, err := p.usage.Stored(t.Context())
+			if want := p == a; err != nil || (len(stored) == 1) != want || want && stored[0] != "alice@"+domain {
+				t.Errorf("stored by %v: %v, %v", p, stored, err)
+			}
 		}
 		// "RELOAD explicitly supports multiple registrations for a single AOR" (RFC 7904 §3.2).
 		if err := b.register("alice", 2*time.Minute); err != nil {
@@ -225,6 +229,9 @@ func TestRegistrationLife(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.check("taken back", w.phones[2], "alice")
+		if stored, err := a.usage.Stored(t.Context()); err != nil || len(stored) != 0 {
+			t.Errorf("stored after it was taken back: %v, %v", stored, err)
+		}
 		if err := a.register("alice", time.Minute); err != nil {
 			t.Fatal(err)
 		}

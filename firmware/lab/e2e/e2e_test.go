@@ -101,13 +101,13 @@ func status(t *testing.T, k *lab.Kit) ui.Status {
 	return s
 }
 
-// registered waits until the number is registered at the kit.
+// registered waits until the number is registered at the kit, and the kit says that others can find it there.
 func registered(t *testing.T, k *lab.Kit, number string) ui.Handset {
 	t.Helper()
 	var found ui.Handset
 	eventually(t, 20*time.Second, func() error {
 		for _, h := range status(t, k).Handsets {
-			if h.Number == number && h.Registered {
+			if h.Number == number && h.Registered && h.Published {
 				found = h
 				return nil
 			}
