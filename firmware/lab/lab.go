@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -74,6 +75,7 @@ type Lab struct {
 	Kits   []*Kit
 	Phones []*Phone
 
+	mu      sync.Mutex // guards Phones while Show has them started
 	opts    Options
 	dir     string
 	world   world
@@ -214,9 +216,11 @@ func sameRing(a, b []string) bool {
 
 // Close ends every process, removes the network and the files.
 func (l *Lab) Close() {
+	var quitting sync.WaitGroup
 	for _, p := range l.Phones {
-		p.close()
+		quitting.Go(p.close) // each says goodbye, which needs its kit
 	}
+	quitting.Wait()
 	for _, k := range l.Kits {
 		k.terminate()
 	}

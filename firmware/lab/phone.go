@@ -86,7 +86,7 @@ func (l *Lab) StartPhoneWith(account mission.Handset, does string, k int) (*Phon
 	if err != nil {
 		return nil, err
 	}
-	n := len(l.Phones)
+	n := len(l.phones())
 	p := &Phone{Account: account, Kit: k, changed: make(chan struct{}), now: PhoneState{State: "starting"}}
 	cmd := exec.Command(l.opts.Tool, "phone",
 		"--server", netip.AddrPortFrom(seat.Server, 5060).String(), "--local", seat.Address.String(),
@@ -104,8 +104,17 @@ func (l *Lab) StartPhoneWith(account mission.Handset, does string, k int) (*Phon
 	if p.proc, err = launchReading(seat.at, cmd, func() { p.read(out) }); err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
 	l.Phones = append(l.Phones, p)
+	l.mu.Unlock()
 	return p, nil
+}
+
+// phones are those started so far.
+func (l *Lab) phones() []*Phone {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.Phones)
 }
 
 // read follows the phone's events until it ends.

@@ -3,98 +3,56 @@
 package lab
 
 import (
-	"context"
 	"fmt"
-	"io"
-	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
-	"golang.org/x/term"
-
+	"fieldkit/firmware/mission"
 	"fieldkit/ui"
 )
 
-// Show runs the lab as a demonstration: kits, phones, calls that are made again when they end, and a
-// table of all that, once a second, until ctx ends.
-func Show(ctx context.Context, l *Lab, out io.Writer, hints []string) error {
-	live := false
-	if f, ok := out.(*os.File); ok {
-		live = term.IsTerminal(int(f.Fd()))
-	}
-	fmt.Fprintf(out, "Starting %d kits on %s.\n", l.opts.Kits, l.Describe())
-	if err := l.StartKits(ctx); err != nil {
-		return err
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- l.demonstrate(ctx) }()
-	every := time.NewTicker(time.Second)
-	defer every.Stop()
-	for n := 0; ; n++ {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			if err != nil && ctx.Err() == nil {
-				return err
-			}
-			failed = nil
-		case <-every.C:
-		}
-		// Where nobody can watch a screen change, a table every five seconds is enough.
-		if live || n%5 == 1 {
-			b := l.table(ctx, hints)
-			if live {
-				b = "\x1b[H\x1b[J" + b
-			}
-			if _, err := io.WriteString(out, b); err != nil {
-				return err
-			}
-		}
-	}
+// kitView is what one kit said last, or why it said nothing.
+type kitView struct {
+	number int
+	status ui.Status
+	err    error
 }
 
-// demonstrate keeps one call up between each pair of phones.
-func (l *Lab) demonstrate(ctx context.Context) error {
-	if err := l.StartPhones(ctx); err != nil {
-		return err
-	}
-	for i := range l.opts.Calls {
-		a, b := l.Phones[2*i], l.Phones[2*i+1]
-		go func() {
-			for ctx.Err() == nil {
-				if _, err := a.Call(ctx, b.Account.Number); err == nil {
-					_ = a.WaitIdle(ctx)
-				}
-				_ = pause(ctx, 3*time.Second)
-			}
-		}()
-	}
-	return nil
+// phoneView is what one phone said last.
+type phoneView struct {
+	account mission.Handset
+	kit     int // number
+	state   PhoneState
 }
 
-func (l *Lab) table(ctx context.Context, hints []string) string {
+// table shows kits and phones in words, a section for each thing that there is.
+func table(kits []kitView, phones []phoneView) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 2, 8, 2, ' ', 0)
-	var handsets, calls []string
-	fmt.Fprintf(w, "KIT\tNODE-ID\tRING\tLINKED\tJOINED\tLIGHTS\tSTATE\tMEMORY\tWRONG\n")
-	for _, k := range l.Kits {
-		s, err := k.Status(ctx)
-		if err != nil {
-			fmt.Fprintf(w, "%d\t-\t-\t-\t-\t-\t%s\t-\t-\n", k.Number, "does not answer")
+	var wrong, handsets, streams []string
+	fmt.Fprintln(w, "KIT\tNODE-ID\tRING\tLINKED\tJOINED\tMEMORY\tSTATE\tLIGHTS")
+	for _, k := range kits {
+		s := k.status
+		if k.err != nil {
+			fmt.Fprintf(w, "%d\t-\t-\t-\t-\t-\tdoes not answer\t-\n", k.number)
 			continue
 		}
-		fmt.Fprintf(w, "%d %s\t%.8s\t%d\t%s\t%.0f ms\t%s\t%s\t%.1f MB\t%s\n",
-			s.Kit.Number, s.Kit.Name, s.Kit.NodeID, len(s.Ring), linked(s), s.Kit.JoinedMS, lights(s.Board), s.Board.State, float64(s.Kit.RSSBytes)/1e6, wrong(s.Health))
+		fmt.Fprintf(w, "%s\t%.8s\t%s\t%s\t%s\t%.1f MB\t%s\t%s\n", kitName(s.Kit), s.Kit.NodeID, plural(len(s.Ring), "kit"), linked(s),
+			orDash(s.Kit.JoinedMS, "%.0f ms"), float64(s.Kit.RSSBytes)/1e6, s.Board.State, lights(s.Board))
+		for _, c := range s.Health {
+			if c.State != "ok" {
+				wrong = append(wrong, fmt.Sprintf("%d\t%s: %s\t%s\t%s", k.number, c.Name, c.Cause, c.State, ui.Age(c.SinceS)))
+			}
+		}
 		for _, h := range s.Handsets {
 			if h.Registered {
-				handsets = append(handsets, fmt.Sprintf("%s\t%s\t%d\t%s %s\t%s", h.Number, h.Name, s.Kit.Number, h.Contact, h.Transport, ui.Age(h.SinceS)))
+				handsets = append(handsets, fmt.Sprintf("%s\t%s\t%d\t%s %s\t%s", h.Number, h.Name, k.number, h.Contact, h.Transport, ui.Age(h.SinceS)))
 			}
 		}
 		for _, c := range s.Calls {
 			for _, m := range c.Media {
-				calls = append(calls, fmt.Sprintf("%d\t%s → %s\t%s\t%s\t%d\t%d\t%.1f ms", s.Kit.Number, m.From, m.To, c.State, ui.Age(c.SinceS), m.Packets, m.Lost, m.JitterMS))
+				streams = append(streams, fmt.Sprintf("%s → %s\t%d\t%s\t%s\t%d\t%d\t%.1f ms", m.From, m.To, k.number, c.State, ui.Age(c.SinceS), m.Packets, m.Lost, m.JitterMS))
 			}
 		}
 	}
@@ -103,29 +61,55 @@ func (l *Lab) table(ctx context.Context, hints []string) string {
 			fmt.Fprintf(w, "\n%s\n%s\n", head, strings.Join(rows, "\n"))
 		}
 	}
-	section("NUMBER\tNAME\tON KIT\tCONTACT\tFOR", handsets)
-	section("KIT\tSTREAM AS THE KIT RELAYS IT\tCALL\tFOR\tPACKETS\tLOST\tJITTER", calls)
-	section("PHONE\tKIT\tSTATE\tSET-UP\tSENT\tRECEIVED\tLOST\tJITTER\tHEARS THE OTHER'S TONE", l.phoneRows())
+	slices.Sort(streams) // the way of the voice: the same stream at one kit after the other
+	section("KIT\tWHAT IS WRONG\tHOW BAD\tFOR", wrong)
+	section("NUMBER\tNAME\tON KIT\tREGISTERED FROM\tFOR", handsets)
+	section("VOICE\tAT KIT\tCALL\tFOR\tPACKETS\tLOST\tJITTER", streams)
+	section("PHONE\tAT KIT\tSTATE\tSET-UP\tSENT\tRECEIVED\tLOST\tJITTER\tHEARS THE OTHER", phoneRows(phones))
 	_ = w.Flush()
-	fmt.Fprintf(&b, "\n%s\n", strings.Join(hints, "\n"))
 	return b.String()
 }
 
-func (l *Lab) phoneRows() (rows []string) {
-	for _, p := range l.Phones {
-		s := p.Snapshot()
+// legend explains what the table does not say by itself.
+const legend = "Lights: ● is steady, ◍ blinks or flashes as it says, ○ is off. Link blinks once for each kit linked. Jitter is RFC 3550's."
+
+func phoneRows(phones []phoneView) (rows []string) {
+	for _, p := range phones {
+		m := p.state.Media
 		hears := "-"
-		if s.Media.Received > 0 {
-			hears = map[bool]string{true: "yes", false: "no"}[s.Media.ToneOK]
+		if m.Received > 0 {
+			hears = map[bool]string{true: "yes, its tone", false: "no"}[m.ToneOK]
 		}
-		setup := "-"
-		if s.Setup > 0 {
-			setup = fmt.Sprintf("%.1f ms", ms(s.Setup))
+		state := p.state.State
+		if p.state.Error != "" {
+			state += ": " + p.state.Error
 		}
-		rows = append(rows, fmt.Sprintf("%s %s\t%d\t%s\t%s\t%d\t%d\t%d\t%.1f ms\t%s",
-			p.Account.Number, p.Account.Name, kitNumber(p.Kit), s.State, setup, s.Media.Sent, s.Media.Received, s.Media.Lost, s.Media.JitterMS, hears))
+		rows = append(rows, fmt.Sprintf("%s %s\t%d\t%s\t%s\t%d\t%d\t%d\t%.1f ms\t%s", p.account.Number, p.account.Name, p.kit, state,
+			orDash(ms(p.state.Setup), "%.1f ms"), m.Sent, m.Received, m.Lost, m.JitterMS, hears))
 	}
 	return rows
+}
+
+// kitName is the number, with the name where it says more.
+func kitName(k ui.Kit) string {
+	if k.Name == "" || k.Name == fmt.Sprintf("Kit %d", k.Number) {
+		return fmt.Sprint(k.Number)
+	}
+	return fmt.Sprintf("%d %s", k.Number, k.Name)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func orDash(v float64, format string) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprintf(format, v)
 }
 
 func linked(s ui.Status) string {
@@ -138,23 +122,32 @@ func linked(s ui.Status) string {
 	return fmt.Sprintf("%d of %d seen", n, len(s.Kits))
 }
 
+// lights lists the LEDs with what they show over time: what is lit at this moment says little of one that blinks.
 func lights(b ui.Board) string {
 	var r []string
 	for _, l := range b.LEDs {
-		mark := "○"
-		if l.Lit {
-			mark = "●"
+		switch l.Pattern {
+		case "off":
+			r = append(r, "○"+l.Name)
+		case "steady":
+			r = append(r, "●"+l.Name)
+		default:
+			r = append(r, "◍"+l.Name+" "+l.Pattern)
 		}
-		r = append(r, mark+l.Name)
 	}
-	return strings.Join(r, " ")
+	return strings.Join(r, "  ")
 }
 
-func wrong(checks []ui.Check) string {
-	for _, c := range checks {
-		if c.State != "ok" {
-			return fmt.Sprintf("%s: %s (%s)", c.Name, c.Cause, ui.Age(c.SinceS))
+// clip cuts the lines of text after so many characters; 0 cuts nothing.
+func clip(text string, width int) string {
+	if width <= 0 {
+		return text
+	}
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if r := []rune(l); len(r) > width {
+			lines[i] = string(r[:width-1]) + "…"
 		}
 	}
-	return "nothing"
+	return strings.Join(lines, "\n")
 }

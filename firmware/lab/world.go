@@ -57,14 +57,15 @@ var errLossNeedsNamespaces = errors.New("loss and delay between kits need networ
 func newWorld(o Options) (world, error) {
 	switch o.Net {
 	case NetLoopback:
-		return newLoopback(o)
+		return newLoopback(o, "as asked for")
 	case NetNamespaces:
 		return newNamespaces(o)
 	case NetAuto, "":
-		if w, err := newNamespaces(o); err == nil {
+		w, err := newNamespaces(o)
+		if err == nil {
 			return w, nil
 		}
-		return newLoopback(o)
+		return newLoopback(o, "network namespaces are not permitted here")
 	default:
 		return nil, fmt.Errorf("network %q: want %s, %s or %s", o.Net, NetAuto, NetNamespaces, NetLoopback)
 	}
@@ -72,7 +73,10 @@ func newWorld(o Options) (world, error) {
 
 // loopback gives each kit a handset address of 127.0.0.0/8 and a port for the other kits. There is no multicast on loopback, so the
 // kits are told each other's addresses instead of finding them.
-type loopback struct{ *starter }
+type loopback struct {
+	*starter
+	why string // not namespaces
+}
 
 // starter starts processes from one thread for the lab's whole life: the kernel takes a process
 // started from a thread that ends for one whose parent died.
@@ -95,11 +99,11 @@ func (s *starter) start(cmd *exec.Cmd) error {
 	return <-result
 }
 
-func newLoopback(o Options) (world, error) {
+func newLoopback(o Options, why string) (world, error) {
 	if o.condition() != (netns.Condition{}) {
 		return nil, errLossNeedsNamespaces
 	}
-	return &loopback{newStarter()}, nil
+	return &loopback{newStarter(), why}, nil
 }
 
 func here(f func() error) error { return f() }
@@ -127,7 +131,7 @@ func (l *loopback) phone(_, i int) (place, error) {
 }
 
 func (l *loopback) describe() string {
-	return "loopback addresses (network namespaces are not permitted here, so kits are told of each other and mDNS is not shown)"
+	return "loopback addresses (" + l.why + "; there is no mDNS, so the kits are told of each other)"
 }
 
 func (l *loopback) join() (netip.Addr, error) {
@@ -144,6 +148,7 @@ type namespaces struct {
 	ether  *netns.Host
 	sw     *netns.Switch
 	hosts  []*netns.Host // the kits' first
+	self   *netns.Host   // this machine, where it has a cable of its own; else nil
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
@@ -256,6 +261,9 @@ func (w *namespaces) close() {
 		w.cancel()
 		<-w.ended
 	}
+	if w.self != nil {
+		_ = w.self.Delete(joinDevice) // the kernel takes its time to delete it along with the other end
+	}
 	for _, h := range w.hosts {
 		h.Close()
 	}
@@ -290,7 +298,7 @@ func (w *namespaces) join() (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	w.hosts = append(w.hosts, self)
+	w.hosts, w.self = append(w.hosts, self), self
 	return handsetNetwork.Addr(), errors.Join(
 		netns.Veth(w.ether, "machine", self, joinDevice),
 		self.AddAddress(joinDevice, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 73, 250, 1}), handsetNetwork.Bits())),

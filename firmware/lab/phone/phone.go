@@ -245,7 +245,9 @@ func (p *Phone) open(ctx context.Context) (func(), error) {
 	agent, err := sipgo.NewUA(
 		sipgo.WithUserAgent(p.cfg.User), sipgo.WithUserAgentHostname(p.cfg.Domain),
 		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerLogger(quiet), sip.WithTransportLayerReadFilter(p.hear)),
-		sipgo.WithUserAgentTransactionLayerOptions(sip.WithTransactionLayerLogger(quiet)),
+		sipgo.WithUserAgentTransactionLayerOptions(sip.WithTransactionLayerLogger(quiet),
+			// A final response that is repeated; sipgo would say so on standard error.
+			sip.WithTransactionLayerUnhandledResponseHandler(func(*sip.Response) {})),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("SIP user agent: %w", err)
