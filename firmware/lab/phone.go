@@ -152,6 +152,9 @@ func (s *PhoneState) take(e phone.Event) {
 		s.Media = *e.Media
 	case "ended":
 		s.State, s.Refusal, s.Error = "registered", e.Status, e.Error
+		if !s.Registered {
+			s.State = "unregistered"
+		}
 		s.Ended++
 	case "error":
 		s.Error = e.Error
