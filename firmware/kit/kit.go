@@ -84,6 +84,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		k.health.OK("mission")
 	}
 	k.interfaces.Store(&[]netif.Interface{})
+	k.overlay.renew = make(chan struct{}, 1)
 	k.lights.init(k)
 	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
 	return k, nil
@@ -188,6 +189,11 @@ func (k *Kit) takeAccounts(path string) error {
 	}
 	if m, err = kept.Adopt(m); err != nil { // without the root key, and never with an older document
 		return err
+	}
+	if ident.CompareSequence(m.Document().Sequence, kept.Document().Sequence) > 0 {
+		if err := k.changeDocument(m); err != nil {
+			return err
+		}
 	}
 	k.mission.Store(m)
 	return k.telephony.setAccounts(m)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,9 @@ import (
 	"fieldkit/board"
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
+	"fieldkit/firmware/mission"
 	"fieldkit/overlay/discovery"
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link"
 	"fieldkit/overlay/node"
 	"fieldkit/overlay/node/overlink"
@@ -28,6 +31,7 @@ type overlay struct {
 	node  atomic.Pointer[node.Node]
 	usage atomic.Pointer[sipusage.Usage]
 	found atomic.Pointer[discovery.Discovery]
+	renew chan struct{} // the configuration document changed; holds one
 
 	mu     sync.Mutex // guards joined and seen
 	joined time.Duration
@@ -47,60 +51,119 @@ const maxSeen = discovery.MaxPeers
 
 var errNotRunning = errors.New("the overlay is starting")
 
+// run is the overlay's task: one membership after the other, a new one for each configuration document.
 func (o *overlay) run(k *Kit) func(context.Context, func()) error {
 	return func(ctx context.Context, ready func()) error {
-		m := k.mission.Load()
-		t, err := link.New(link.Config{
-			Identity:   k.id,
-			Trust:      m.Trust(),
-			Port:       k.cfg.Link.Port,
-			Addresses:  k.linkAddresses,
-			Interfaces: k.isLinkName,
-			OnRefused: func(addr netip.AddrPort, reason error) {
-				if n := o.node.Load(); n != nil {
-					n.Refused(addr, reason)
+		for {
+			ended, cancel := context.WithCancel(ctx)
+			go func() {
+				select {
+				case <-o.renew:
+					cancel()
+				case <-ended.Done():
 				}
-			},
-			Log: k.log,
-		})
-		if err != nil {
-			return fmt.Errorf("links: %w", err)
-		}
-		defer t.Close()
-		var domains sipusage.Domains // the mission's document restricts none (RFC 7904 §3.4)
-		n, err := node.New(node.Config{
-			Identity: k.id, Trust: m.Trust(), Document: m.Document(), Transport: overlink.Transport(t),
-			StorageTimes: storageTimes{k.store}, MayStore: domains.MayStore, Log: k.log,
-		})
-		if err != nil {
-			return err
-		}
-		u, err := sipusage.New(sipusage.Config{
-			Node: n, Identity: k.id, Domains: domains, MaxAORs: 2 * maxHandsets,
-			OnTrunk: k.telephony.newTrunk, Ahead: trunksAhead, Log: k.log,
-		})
-		if err != nil {
-			return err
-		}
-		o.node.Store(n)
-		o.usage.Store(u)
-		defer o.node.Store(nil)
-		defer o.usage.Store(nil)
-		changes, cancel := n.Subscribe()
-		defer cancel()
-		return both(ctx, n.Run, u.Run, func(ctx context.Context) error {
-			select {
-			case <-n.Ready():
-			case <-ctx.Done():
-				return nil
+			}()
+			err := o.takePart(ended, k, ready)
+			cancel()
+			if err != nil || ctx.Err() != nil {
+				return err
 			}
-			k.offerNeighbours()
-			ready()
-			return both(ctx,
-				func(ctx context.Context) error { return o.watch(ctx, k, n, changes) },
-				func(ctx context.Context) error { return k.greetNeighbours(ctx, n, t) })
-		})
+		}
 	}
+}
+
+// takePart is one membership: it lasts until ctx ends or something fails.
+func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
+	m := k.mission.Load()
+	t, err := link.New(link.Config{
+		Identity:   k.id,
+		Trust:      m.Trust(),
+		Port:       k.cfg.Link.Port,
+		Addresses:  k.linkAddresses,
+		Interfaces: k.isLinkName,
+		OnRefused: func(addr netip.AddrPort, reason error) {
+			if n := o.node.Load(); n != nil {
+				n.Refused(addr, reason)
+			}
+		},
+		Log: k.log,
+	})
+	if err != nil {
+		return fmt.Errorf("links: %w", err)
+	}
+	defer t.Close()
+	var domains sipusage.Domains // the mission's document restricts none (RFC 7904 §3.4)
+	n, err := node.New(node.Config{
+		Identity: k.id, Trust: m.Trust(), Document: m.Document(), Transport: overlink.Transport(t),
+		StorageTimes: storageTimes{k.store}, MayStore: domains.MayStore,
+		NewDocument: k.newDocument, Log: k.log,
+	})
+	if err != nil {
+		return err
+	}
+	u, err := sipusage.New(sipusage.Config{
+		Node: n, Identity: k.id, Domains: domains, MaxAORs: 2 * maxHandsets,
+		OnTrunk: k.telephony.newTrunk, Ahead: trunksAhead, Log: k.log,
+	})
+	if err != nil {
+		return err
+	}
+	o.node.Store(n)
+	o.usage.Store(u)
+	defer o.node.Store(nil)
+	defer o.usage.Store(nil)
+	changes, cancel := n.Subscribe()
+	defer cancel()
+	return both(ctx, n.Run, u.Run, func(ctx context.Context) error {
+		select {
+		case <-n.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		k.offerNeighbours()
+		if a := k.telephony.agent.Load(); a != nil {
+			// This membership knows nothing of the handsets that an earlier one published.
+			if err := a.Republish(); err != nil {
+				return err
+			}
+		}
+		ready()
+		return both(ctx,
+			func(ctx context.Context) error { return o.watch(ctx, k, n, changes) },
+			func(ctx context.Context) error { return k.greetNeighbours(ctx, n, t) })
+	})
+}
+
+// newDocument takes a newer configuration document that a neighbour brought, signed as it must be.
+func (k *Kit) newDocument(d *ident.Document) {
+	m, err := k.mission.Load().WithDocument(d)
+	if err == nil {
+		err = k.changeDocument(m)
+	}
+	if err != nil {
+		k.health.Warn("configuration", err.Error())
+	}
+}
+
+// changeDocument goes over to the document of m: it is kept, and the kit takes part anew by its rules. Calls to other
+// kits end with the old membership.
+func (k *Kit) changeDocument(m *mission.Mission) error {
+	if err := m.WithoutRootKey().Save(filepath.Join(k.cfg.StateDir, mission.MissionItem)); err != nil {
+		return fmt.Errorf("newer configuration document not kept: %w", err)
+	}
+	k.mission.Store(m.WithoutRootKey())
+	k.health.OK("configuration")
+	k.log.Info("configuration changes", "sequence", m.Document().Sequence, "revoked", len(m.Document().BadNodes))
+	if d := k.overlay.found.Load(); d != nil {
+		if err := d.SetText(k.announcement()); err != nil {
+			return err
+		}
+	}
+	select {
+	case k.overlay.renew <- struct{}{}:
+	default: // it will be taken up by the membership that is being made
+	}
+	return nil
 }
 
 // maxHandsets is how many handsets of one kit the overlay is told of, each by number and by name: far more than a

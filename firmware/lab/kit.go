@@ -134,6 +134,9 @@ func kitDir(lab string, i int) string { return filepath.Join(lab, fmt.Sprintf("k
 // State is the directory of what survives a restart.
 func (k *Kit) State() string { return filepath.Join(k.dir, "state") }
 
+// MissionFile is the mission as it was delivered to the kit, which takes up what changes in it.
+func (k *Kit) MissionFile() string { return filepath.Join(k.dir, "delivered.mission") }
+
 // Restart starts the kit's process again with the state it left behind.
 func (k *Kit) Restart() error {
 	if k.Running() {

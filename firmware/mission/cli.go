@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"fieldkit/overlay/wire"
 )
 
 // NewCommand is `fieldkit mission new NAME`.
@@ -16,12 +18,11 @@ type NewCommand struct {
 	Out     string `short:"o" help:"File to write; NAME.mission in the working directory if not given." placeholder:"FILE"`
 	Overlay string `help:"Overlay name; made of the mission's name if not given." placeholder:"DOMAIN"`
 	SSID    string `help:"Name of the handsets' Wi-Fi; the mission's name if not given."`
-	NoICE   bool   `name:"no-ice" help:"All kits are on one LAN: link them without ICE."`
 }
 
 // Write makes the mission and its file, and tells about it.
 func (c NewCommand) Write(w io.Writer) error {
-	m, err := New(c.Name, Options{Overlay: c.Overlay, SSID: c.SSID, NoICE: c.NoICE})
+	m, err := New(c.Name, Options{Overlay: c.Overlay, SSID: c.SSID})
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,6 @@ type summary struct {
 	RootKey      bool     `json:"root_key"`
 	Sequence     uint16   `json:"sequence"`
 	DocumentHash string   `json:"document_hash"`
-	NoICE        bool     `json:"no_ice"`
 	BadNodes     []string `json:"bad_nodes"`
 	SSID         string   `json:"ssid"`
 	Passphrase   string   `json:"passphrase,omitempty"`
@@ -92,7 +92,7 @@ func (c ShowCommand) Write(w io.Writer) error {
 	d := m.Document()
 	s := summary{
 		Name: m.Name, Overlay: m.Overlay, Founded: m.Founded, RootKey: m.HasRootKey(), Sequence: d.Sequence,
-		DocumentHash: d.ShortHash(), NoICE: d.NoICE, BadNodes: []string{}, SSID: m.WiFi.SSID, Handsets: len(m.Handsets),
+		DocumentHash: d.ShortHash(), BadNodes: []string{}, SSID: m.WiFi.SSID, Handsets: len(m.Handsets),
 	}
 	for _, id := range d.BadNodes {
 		s.BadNodes = append(s.BadNodes, id.String())
@@ -106,9 +106,6 @@ func (c ShowCommand) Write(w io.Writer) error {
 		return e.Encode(s)
 	}
 	links := "DTLS over ICE"
-	if s.NoICE {
-		links = "DTLS without ICE"
-	}
 	root := "here: this file lets kits in"
 	if !s.RootKey {
 		root = "not here: this file lets no kit in"
@@ -138,6 +135,32 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// RevokeCommand is `fieldkit mission revoke FILE NODE-ID`.
+type RevokeCommand struct {
+	File string `arg:"" help:"Mission file, with its root key." type:"existingfile"`
+	Node string `arg:"" name:"node-id" help:"Node-ID of the lost kit, as the other kits' pages show it."`
+}
+
+// Write changes the mission file and tells how it reaches the kits.
+func (c RevokeCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	id, err := wire.ParseNodeID(c.Node)
+	if err != nil {
+		return err
+	}
+	if m, err = m.Revoke(id); err != nil {
+		return err
+	}
+	if err := m.Save(c.File); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "Kit %s is revoked by configuration %d. Give the file to any kit of the mission: the others learn it from there.\n", id, m.Document().Sequence)
+	return err
 }
 
 // HandsetAddCommand is `fieldkit handset add NAME`.

@@ -106,10 +106,10 @@ func TestCommands(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &s); err != nil || s.Overlay != m.Overlay || s.Handsets != 2 || s.Passphrase != "" {
 		t.Errorf("%s: %v", out.String(), err)
 	}
-	if err := (NewCommand{Name: "beta", NoICE: true, SSID: "s", Overlay: "b.example"}).Write(&out); err != nil {
+	if err := (NewCommand{Name: "beta", SSID: "s", Overlay: "b.example"}).Write(&out); err != nil {
 		t.Fatal(err)
 	}
-	if b := must(Load("beta.mission")); !b.Document().NoICE || b.WiFi.SSID != "s" || b.Overlay != "b.example" {
+	if b := must(Load("beta.mission")); b.WiFi.SSID != "s" || b.Overlay != "b.example" {
 		t.Errorf("%+v", b)
 	}
 	if err := (HandsetListCommand{}).Write(&out); err == nil || !strings.Contains(err.Error(), "--mission") {

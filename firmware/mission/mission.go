@@ -77,7 +77,6 @@ func (m *Mission) AOR(h Handset) string { return h.Number + "@" + m.Overlay }
 type Options struct {
 	Overlay string // overlay name; "" makes one of the mission's name
 	SSID    string // "" is the mission's name
-	NoICE   bool   // every kit on one LAN: links without ICE
 	// Configure changes the configuration document before it is signed; may be nil.
 	Configure func(*ident.Document)
 }
@@ -106,7 +105,6 @@ func New(name string, opt Options) (*Mission, error) {
 		return nil, err
 	}
 	d := ident.NewDocument(a)
-	d.NoICE = opt.NoICE
 	if opt.Configure != nil {
 		opt.Configure(d)
 	}
@@ -321,6 +319,43 @@ func (m *Mission) WithoutRootKey() *Mission {
 // Same reports that two files are of one mission: the same root.
 func (m *Mission) Same(o *Mission) bool {
 	return m.Overlay == o.Overlay && strings.TrimSpace(m.Root.Certificate) == strings.TrimSpace(o.Root.Certificate)
+}
+
+// Revoke is the mission with a new configuration document that names a lost kit among the bad nodes (RFC 6940
+// §11.1): whoever has the document links with that kit no more and believes nothing it signed. It needs the root key.
+func (m *Mission) Revoke(id wire.NodeID) (*Mission, error) {
+	if slices.Contains(m.document.BadNodes, id) {
+		return nil, fmt.Errorf("kit %s: revoked already", id)
+	}
+	a, err := m.Authority()
+	if err != nil {
+		return nil, err
+	}
+	s, err := a.Signer()
+	if err != nil {
+		return nil, err
+	}
+	d, err := ident.ParseDocument([]byte(m.Config), m.Overlay)
+	if err != nil {
+		return nil, err
+	}
+	d.Sequence = ident.NextSequence(d.Sequence)
+	d.BadNodes = append(d.BadNodes, id)
+	if d, err = d.Sign(s); err != nil {
+		return nil, err
+	}
+	return m.WithDocument(d)
+}
+
+// WithDocument is the mission with a newer configuration document, which its root must have signed.
+func (m *Mission) WithDocument(d *ident.Document) (*Mission, error) {
+	if ident.CompareSequence(d.Sequence, m.document.Sequence) <= 0 {
+		return nil, fmt.Errorf("%w: configuration of sequence %d, the one in force has %d", ErrInvalid, d.Sequence, m.document.Sequence)
+	}
+	c := *m
+	c.Handsets = slices.Clone(m.Handsets)
+	c.Config = string(d.Raw())
+	return &c, c.check()
 }
 
 // Adopt is what a kit of mission m goes on with when it gets a newer file o of the same mission: o's accounts and

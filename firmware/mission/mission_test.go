@@ -41,7 +41,7 @@ func TestNewMission(t *testing.T) {
 	if other := must(New("Sturm über Köln 7", Options{})); other.Overlay == m.Overlay && other.WiFi == m.WiFi || other.Same(m) {
 		t.Error("two missions of one name are the same")
 	}
-	if m := must(New("x", Options{Overlay: "a.example", SSID: "S", NoICE: true, Configure: func(d *ident.Document) { d.InitialTTL = 20 }})); m.Overlay != "a.example" || m.WiFi.SSID != "S" || !m.Document().NoICE || m.Document().InitialTTL != 20 {
+	if m := must(New("x", Options{Overlay: "a.example", SSID: "S", Configure: func(d *ident.Document) { d.InitialTTL = 20 }})); m.Overlay != "a.example" || m.WiFi.SSID != "S" || m.Document().InitialTTL != 20 {
 		t.Errorf("options: %+v", m)
 	}
 	for _, name := range []string{"", " a", "a\nb", strings.Repeat("a", 65), "a\x00", "\xff"} {

@@ -179,6 +179,8 @@ func (d *Document) Supported() error {
 		return no("topology-plugin %q", d.TopologyPlugin)
 	case d.SelfSigned:
 		return no("self-signed-permitted true")
+	case d.NoICE:
+		return no("no-ice true")
 	case d.Rest.SharedSecret:
 		return no("shared-secret")
 	case len(d.RootCerts) == 0:

@@ -22,8 +22,9 @@ import (
 
 type commands struct {
 	Mission struct {
-		New  missionNew  `cmd:"" help:"Make a mission: its root, its configuration, its Wi-Fi."`
-		Show missionShow `cmd:"" help:"Show what is in a mission file."`
+		New    missionNew    `cmd:"" help:"Make a mission: its root, its configuration, its Wi-Fi."`
+		Show   missionShow   `cmd:"" help:"Show what is in a mission file."`
+		Revoke missionRevoke `cmd:"" help:"Cut off a lost kit: no other kit believes it any more."`
 	} `cmd:"" help:"The mission that kits are flashed from."`
 	Handset struct {
 		Add  handsetAdd  `cmd:"" help:"Make a handset account and say what to type into the phone."`
@@ -53,16 +54,18 @@ func main() {
 }
 
 type (
-	missionNew  struct{ mission.NewCommand }
-	missionShow struct{ mission.ShowCommand }
-	handsetAdd  struct{ mission.HandsetAddCommand }
-	handsetList struct{ mission.HandsetListCommand }
+	missionNew    struct{ mission.NewCommand }
+	missionShow   struct{ mission.ShowCommand }
+	missionRevoke struct{ mission.RevokeCommand }
+	handsetAdd    struct{ mission.HandsetAddCommand }
+	handsetList   struct{ mission.HandsetListCommand }
 )
 
-func (c missionNew) Run() error  { return c.Write(os.Stdout) }
-func (c missionShow) Run() error { return c.Write(os.Stdout) }
-func (c handsetAdd) Run() error  { return c.Write(os.Stdout) }
-func (c handsetList) Run() error { return c.Write(os.Stdout) }
+func (c missionNew) Run() error    { return c.Write(os.Stdout) }
+func (c missionShow) Run() error   { return c.Write(os.Stdout) }
+func (c missionRevoke) Run() error { return c.Write(os.Stdout) }
+func (c handsetAdd) Run() error    { return c.Write(os.Stdout) }
+func (c handsetList) Run() error   { return c.Write(os.Stdout) }
 
 type labCommand struct {
 	Kits   int           `help:"How many kits, 1 to 16." default:"3"`

@@ -1,0 +1,75 @@
+package mission
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// "bad-node: … The contents of this element are the hexadecimal Node-ID of a node that is no longer considered to be
+// a member" (RFC 6940 §11.1), in a document signed by a configuration-signer of the one before.
+func TestRevoke(t *testing.T) {
+	m := must(New("relief", Options{}))
+	authority := must(m.Authority())
+	lost := must(authority.NewIdentity())
+	newer := must(m.Revoke(lost.NodeID()))
+	d := newer.Document()
+	if d.Sequence != m.Document().Sequence+1 || !slices.Contains(d.BadNodes, lost.NodeID()) {
+		t.Errorf("sequence %d, bad nodes %v", d.Sequence, d.BadNodes)
+	}
+	if err := d.Verify(m.Document(), m.Trust(), time.Time{}); err != nil {
+		t.Errorf("a kit with the old document refuses the new one: %v", err)
+	}
+	if _, err := newer.Trust().VerifyChain(lost.Signer().Certificates(), time.Time{}); err == nil {
+		t.Error("the lost kit is still believed")
+	}
+	if _, err := m.Trust().VerifyChain(lost.Signer().Certificates(), time.Time{}); err != nil {
+		t.Errorf("it was not believed before: %v", err)
+	}
+	if _, err := newer.Revoke(lost.NodeID()); err == nil {
+		t.Error("revoked twice")
+	}
+	if _, err := m.WithoutRootKey().Revoke(lost.NodeID()); !errors.Is(err, ErrNoRootKey) {
+		t.Errorf("without the root key: %v", err)
+	}
+}
+
+func TestWithDocumentTakesNewerOnesOnly(t *testing.T) {
+	m := must(New("relief", Options{}))
+	newer := must(m.Revoke(must(must(m.Authority()).NewIdentity()).NodeID()))
+	kept := must(m.WithoutRootKey().WithDocument(newer.Document()))
+	if !kept.Document().Same(newer.Document()) || kept.HasRootKey() {
+		t.Error("the document was not taken over as it is")
+	}
+	if _, err := newer.WithDocument(m.Document()); err == nil {
+		t.Error("an older document was taken")
+	}
+	other := must(New("other", Options{Overlay: m.Overlay}))
+	forged := must(must(other.Revoke(must(must(other.Authority()).NewIdentity()).NodeID())).Revoke(must(must(other.Authority()).NewIdentity()).NodeID()))
+	if _, err := m.WithDocument(forged.Document()); err == nil {
+		t.Error("a document of another root was taken")
+	}
+}
+
+func TestRevokeCommand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.mission")
+	m := must(New("relief", Options{}))
+	if err := m.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	id := must(must(m.Authority()).NewIdentity()).NodeID()
+	var out bytes.Buffer
+	if err := (RevokeCommand{File: path, Node: id.String()}).Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), id.String()) || !slices.Contains(must(Load(path)).Document().BadNodes, id) {
+		t.Errorf("not in the file: %s", out.String())
+	}
+	if err := (RevokeCommand{File: path, Node: "xyz"}).Write(&out); err == nil {
+		t.Error("a Node-ID that is none")
+	}
+}
