@@ -86,7 +86,8 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 				n.Refused(addr, reason)
 			}
 		},
-		Log: k.log,
+		MaxMessage: min(int(m.Document().MaxMessageSize), maxFrame),
+		Log:        k.log,
 	})
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
@@ -165,6 +166,10 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 	}
 	return nil
 }
+
+// maxFrame is the largest message that is taken in one frame of a link, in bytes: what a DTLS record of the library
+// holds. Ours are cut into fragments far below that.
+const maxFrame = 8000
 
 // maxHandsets is how many handsets of one kit the overlay is told of, each by number and by name: far more than a
 // radio carries.
