@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -315,6 +316,35 @@ func TestClosedWhileWaiting(t *testing.T) {
 	<-x.Done()
 	if !errors.Is(x.Err(), ErrClosed) || !errors.Is(x.Err(), errGoodbye) {
 		t.Errorf("far end: %v", x.Err())
+	}
+}
+
+// TestGoodbyeIsSentWhateverComesFirst closes a link while a message is being written: the library's reader notices the
+// end before the goodbye's turn has come, and must not close what that is to be sent on. Without the guard's say the
+// far end heard nothing, and took 35 s to notice by ICE.
+func TestGoodbyeIsSentWhateverComesFirst(t *testing.T) {
+	m := newMission(t)
+	a, b := m.transport(), m.transport()
+	for range 4 { // who gets the library's lock first is a matter of luck
+		x, y := linked(t, a, b)
+		write, began, proceed := y.guard.write, make(chan struct{}), make(chan struct{})
+		once := sync.OnceFunc(func() { close(began); <-proceed })
+		y.guard.write = func(b []byte) (int, error) { once(); return write(b) }
+		if err := y.Send([]byte("last words")); err != nil {
+			t.Fatal(err)
+		}
+		<-began // the library holds its lock for this message; the goodbye has to wait
+		_ = y.Close()
+		<-time.After(50 * time.Millisecond) // as long as the reader needs, which does not have to
+		close(proceed)
+		select {
+		case <-x.Done():
+			if !errors.Is(x.Err(), errGoodbye) {
+				t.Errorf("far end: %v", x.Err())
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("no goodbye")
+		}
 	}
 }
 

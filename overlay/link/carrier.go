@@ -31,6 +31,7 @@ func (t *Transport) newCarrier(s *session, g *guard, life context.Context, end c
 	t.tasks.add()
 	context.AfterFunc(life, func() {
 		defer t.tasks.done()
+		g.parting.Store(true)
 		// Says goodbye and waits for the library's goroutines, which can take a flight interval; nobody waits
 		// for it here.
 		_ = s.Close()

@@ -49,7 +49,8 @@ type guard struct {
 	local       net.Addr
 	remote      net.Addr
 	established atomic.Bool
-	late        int // protected handshake records since established
+	parting     atomic.Bool // the goodbye is being said
+	late        int         // protected handshake records since established
 	alert       atomic.Uint32
 	verify      func(cookie []byte) // told of every HelloVerifyRequest before the handshake is done
 	stats       *guardStats
@@ -164,11 +165,20 @@ func (g *guard) lastAlert() (description uint8, ok bool) {
 	return uint8(a), a != 0
 }
 
-func (g *guard) Read(b []byte) (int, error)        { return g.in.Read(b) }
-func (g *guard) Write(b []byte) (int, error)       { return g.write(b) }
-func (g *guard) LocalAddr() net.Addr               { return g.local }
-func (g *guard) RemoteAddr() net.Addr              { return g.remote }
-func (g *guard) SetReadDeadline(t time.Time) error { return g.in.SetReadDeadline(t) }
+func (g *guard) Read(b []byte) (int, error)  { return g.in.Read(b) }
+func (g *guard) Write(b []byte) (int, error) { return g.write(b) }
+func (g *guard) LocalAddr() net.Addr         { return g.local }
+func (g *guard) RemoteAddr() net.Addr        { return g.remote }
+
+// SetReadDeadline ends reads, but not once the goodbye is being said: the library cancels its reader before it sends
+// the goodbye, and a reader that notices first closes what the goodbye was to be sent on. That close ends the reader,
+// too, when its time has come.
+func (g *guard) SetReadDeadline(t time.Time) error {
+	if g.parting.Load() {
+		return nil
+	}
+	return g.in.SetReadDeadline(t)
+}
 
 // SetWriteDeadline does nothing: sending a datagram does not wait for the far end.
 func (g *guard) SetWriteDeadline(time.Time) error { return nil }
