@@ -161,10 +161,18 @@ const (
 
 // Lookup implements proxy.Directory.
 func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, error) {
+	if !d.k.hasAccount(aor) {
+		return d.lookup(ctx, aor)
+	}
+	return patiently(ctx, func() ([]proxy.Target, error) { return d.lookup(ctx, aor) })
+}
+
+// patiently looks again while nobody is found.
+func patiently(ctx context.Context, lookup func() ([]proxy.Target, error)) ([]proxy.Target, error) {
 	until := time.Now().Add(lookFor)
 	for {
-		r, err := d.lookup(ctx, aor)
-		if !errors.Is(err, proxy.ErrNotFound) || !d.k.hasAccount(aor) || time.Now().After(until) {
+		r, err := lookup()
+		if !errors.Is(err, proxy.ErrNotFound) || !time.Now().Before(until) {
 			return r, err
 		}
 		select {
