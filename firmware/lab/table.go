@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"fieldkit/firmware/mission"
 	"fieldkit/ui"
@@ -67,7 +68,17 @@ func table(kits []kitView, phones []phoneView) string {
 	section("VOICE\tAT KIT\tCALL\tFOR\tPACKETS\tLOST\tJITTER", streams)
 	section("PHONE\tAT KIT\tSTATE\tSET-UP\tSENT\tRECEIVED\tLOST\tJITTER\tHEARS THE OTHER", phoneRows(phones))
 	_ = w.Flush()
-	return b.String()
+	return Printable(b.String())
+}
+
+// Printable replaces what would control a terminal: names and contacts come from whoever registers or announces.
+func Printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if c == '\n' || unicode.IsPrint(c) {
+			return c
+		}
+		return '�'
+	}, text)
 }
 
 // legend explains what the table does not say by itself.

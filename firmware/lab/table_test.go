@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"fieldkit/firmware/mission"
@@ -105,5 +106,21 @@ func TestLinesAreCutToTheTerminal(t *testing.T) {
 	}
 	if clip(text, 0) != text {
 		t.Error("cut without a width")
+	}
+}
+
+// A contact is what a handset says; it must not move the cursor of whoever looks at the table.
+func TestTableControlsNoTerminal(t *testing.T) {
+	kits := sampleKits()
+	kits[0].status.Handsets[0].Contact = "sip:a\x1b[2J\u009b@b\r\x07"
+	kits[0].status.Kit.Name = "K\x1b]0;title\x07"
+	text := table(kits, []phoneView{{state: PhoneState{State: "unregistered", Error: "\x1bc"}}})
+	for _, c := range text {
+		if c != '\n' && !unicode.IsPrint(c) {
+			t.Errorf("%q is in\n%q", c, text)
+		}
+	}
+	if !strings.Contains(text, "sip:a") {
+		t.Errorf("no contact in\n%s", text)
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"fieldkit/firmware/lab"
 	"fieldkit/ui"
 )
 
@@ -20,7 +22,24 @@ type statusCommand struct {
 
 const maxStatus = 4 << 20
 
-func (c statusCommand) Run(ctx context.Context) error {
+// Run asks the kit and prints what it says.
+func (c statusCommand) Run(ctx context.Context) error { return c.write(ctx, os.Stdout) }
+
+func (c statusCommand) write(ctx context.Context, w io.Writer) error {
+	s, err := c.ask(ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(s)
+	}
+	_, err = io.WriteString(w, describe(s))
+	return err
+}
+
+func (c statusCommand) ask(ctx context.Context) (s ui.Status, err error) {
 	url := c.Kit
 	if !strings.Contains(url, "://") {
 		url = "http://" + url
@@ -30,49 +49,61 @@ func (c statusCommand) Run(ctx context.Context) error {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return s, err
 	}
 	r, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return s, err
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, r.Status)
+		return s, fmt.Errorf("%s: %s", url, r.Status)
 	}
-	var s ui.Status
 	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxStatus)).Decode(&s); err != nil {
-		return fmt.Errorf("%s: %w", url, err)
+		return s, fmt.Errorf("%s: %w", url, err)
 	}
-	if c.JSON {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(s)
-	}
-	return printStatus(s)
+	return s, nil
 }
 
-func printStatus(s ui.Status) error {
-	w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "Kit %d %s, mission %s, up %s: %s\n\n", s.Kit.Number, s.Kit.Name, s.Kit.Mission, ui.Age(s.Kit.UptimeS), s.Board.State)
+// describe puts the status in words, a section for each thing that there is.
+func describe(s ui.Status) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 2, 8, 2, ' ', 0)
+	name := fmt.Sprintf("Kit %d", s.Kit.Number)
+	if s.Kit.Name != "" && s.Kit.Name != name {
+		name += " " + s.Kit.Name
+	}
+	fmt.Fprintf(w, "%s, mission %s, up %s: %s\n", name, s.Kit.Mission, ui.Age(s.Kit.UptimeS), s.Board.State)
+	section := func(head string, rows []string) {
+		if len(rows) > 0 {
+			fmt.Fprintf(w, "\n%s\n%s\n", head, strings.Join(rows, "\n"))
+		}
+	}
+	var wrong, kits, handsets, calls []string
 	for _, c := range s.Health {
 		if c.State != "ok" {
-			fmt.Fprintf(w, "%s\t%s\t%s\tfor %s\n", c.State, c.Name, c.Cause, ui.Age(c.SinceS))
+			wrong = append(wrong, fmt.Sprintf("%s\t%s\t%s\t%s", c.Name, c.Cause, c.State, ui.Age(c.SinceS)))
 		}
 	}
-	fmt.Fprintln(w, "KIT\tNODE-ID\tSTATE\tROUND TRIP\tFOR")
 	for _, k := range s.Kits {
-		fmt.Fprintf(w, "%d\t%s\t%s %s\t%.1f ms\t%s\n", k.Number, k.NodeID, k.State, k.Reason, k.RTTMS, ui.Age(k.SinceS))
+		rtt := "-"
+		if k.RTTMS > 0 {
+			rtt = fmt.Sprintf("%.1f ms", k.RTTMS)
+		}
+		kits = append(kits, fmt.Sprintf("%d\t%s\t%s\t%s\t%s", k.Number, k.NodeID, strings.TrimSpace(k.State+" "+k.Reason), rtt, ui.Age(k.SinceS)))
 	}
-	fmt.Fprintln(w, "\nNUMBER\tNAME\tCONTACT\tEXPIRES IN")
 	for _, h := range s.Handsets {
 		if h.Registered {
-			fmt.Fprintf(w, "%s\t%s\t%s %s\t%s\n", h.Number, h.Name, h.Contact, h.Transport, ui.Age(h.ExpiresS))
+			handsets = append(handsets, fmt.Sprintf("%s\t%s\t%s %s\t%s", h.Number, h.Name, h.Contact, h.Transport, ui.Age(h.ExpiresS)))
 		}
 	}
-	fmt.Fprintln(w, "\nFROM\tTO\tSTATE\tFOR")
 	for _, c := range s.Calls {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.From, c.To, c.State, ui.Age(c.SinceS))
+		calls = append(calls, fmt.Sprintf("%s\t%s\t%s\t%s", c.From, c.To, c.State, ui.Age(c.SinceS)))
 	}
-	return w.Flush()
+	section("WHAT IS WRONG\tWHY\tHOW BAD\tFOR", wrong)
+	section("KIT\tNODE-ID\tSTATE\tROUND TRIP\tFOR", kits)
+	section("NUMBER\tNAME\tCONTACT\tEXPIRES IN", handsets)
+	section("FROM\tTO\tSTATE\tFOR", calls)
+	_ = w.Flush()
+	return lab.Printable(b.String())
 }

@@ -3,14 +3,18 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -44,23 +48,28 @@ func knownAt(k *lab.Kit, addr string) error {
 	return fmt.Errorf("kit %d knows nobody at %s", k.Number, addr)
 }
 
+// programs copies the programs to where every user can read them.
+func programs(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fieldkit-e2e-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	for _, name := range []string{"fieldkit", "fieldkitd"} {
+		b, err := os.ReadFile(filepath.Join("../../../bin", name))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, name), b, 0o755))
+	}
+	return dir
+}
+
 // runLab runs the command as a user would and returns its document.
 func runLab(t *testing.T, attr *syscall.SysProcAttr, args ...string) (lab.Report, int) {
 	t.Helper()
 	bin, err := filepath.Abs("../../../bin/fieldkit")
 	must(t, err)
 	if attr != nil {
-		// Another user must be able to read the programs.
-		dir, err := os.MkdirTemp("", "fieldkit-e2e-")
-		must(t, err)
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
-		must(t, os.Chmod(dir, 0o755))
-		for _, name := range []string{"fieldkit", "fieldkitd"} {
-			b, err := os.ReadFile(filepath.Join(filepath.Dir(bin), name))
-			must(t, err)
-			must(t, os.WriteFile(filepath.Join(dir, name), b, 0o755))
-		}
-		bin = filepath.Join(dir, "fieldkit")
+		bin = filepath.Join(programs(t), "fieldkit")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -124,12 +133,103 @@ func TestLabCommandAsAnOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("this is what the other tests do already when not run by root")
 	}
-	const nobody = 65534
-	r, code := runLab(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}, "--kits", "2", "--calls", "1", "--talk", "2s")
+	r, code := runLab(t, asNobody(), "--kits", "2", "--calls", "1", "--talk", "2s")
 	checkReport(t, r, code, 2, 1)
 	if r.Network[:10] != "network na" {
 		t.Errorf("ran on %s", r.Network)
 	}
+}
+
+func asNobody() *syscall.SysProcAttr {
+	const nobody = 65534
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+}
+
+// Ctrl-C ends the demonstration soon, and nothing of it is left: no process, no file, no interface.
+func TestDemonstrationEndsWithoutATrace(t *testing.T) {
+	bin := programs(t)
+	for _, c := range []struct {
+		name string
+		attr *syscall.SysProcAttr
+		args []string
+		when string // what it printed before Ctrl-C
+	}{
+		{"while it starts", nil, nil, "Starting"},
+		{"in a call", nil, nil, "answered"},
+		{"on loopback", nil, []string{"--net", "loopback"}, "answered"},
+		{"as an ordinary user", asNobody(), nil, "answered"},
+		{"as an ordinary user while it starts", asNobody(), nil, "Starting"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.attr != nil && os.Geteuid() != 0 {
+				t.Skip("this is what the other tests do already when not run by root")
+			}
+			before := interfaces(t)
+			dir, err := os.MkdirTemp("", "e2e-") // short: it is part of a socket's name
+			must(t, err)
+			defer os.RemoveAll(dir)
+			must(t, os.Chmod(dir, 0o777))
+			cmd := exec.Command(filepath.Join(bin, "fieldkit"), append([]string{"lab", "--kits", "2"}, c.args...)...)
+			cmd.SysProcAttr, cmd.Dir, cmd.Env = c.attr, dir, append(os.Environ(), "TMPDIR="+dir)
+			out, err := cmd.StdoutPipe()
+			must(t, err)
+			var complaints bytes.Buffer
+			cmd.Stderr = &complaints
+			must(t, cmd.Start())
+			defer func() { _ = cmd.Process.Kill() }()
+			giveUp := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+			defer giveUp.Stop()
+			seen := false
+			for lines := bufio.NewScanner(out); lines.Scan(); {
+				if !seen && strings.Contains(lines.Text(), c.when) {
+					seen = true
+					must(t, cmd.Process.Signal(os.Interrupt))
+					giveUp.Reset(10 * time.Second)
+				}
+			}
+			if err := cmd.Wait(); err != nil || !seen {
+				t.Errorf("%v after %q was seen: %v; %s", err, c.when, seen, complaints.String())
+			}
+			if complaints.Len() > 0 {
+				t.Errorf("it said %q", complaints.String())
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("files are left: %v, %v", left, err)
+			}
+			if left := processesOf(t, dir); len(left) > 0 {
+				t.Errorf("processes are left: %q", left)
+			}
+			if after := interfaces(t); !slices.Equal(before, after) {
+				t.Errorf("interfaces %v, %v before", after, before)
+			}
+		})
+	}
+}
+
+// interfaces are this machine's that a lab made.
+func interfaces(t *testing.T) (names []string) {
+	t.Helper()
+	all, err := net.Interfaces()
+	must(t, err)
+	for _, i := range all {
+		if strings.HasPrefix(i.Name, "fieldkit") {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// processesOf are the command lines that name a directory.
+func processesOf(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	must(t, err)
+	for _, name := range names {
+		if b, err := os.ReadFile(name); err == nil && bytes.Contains(b, []byte(dir)) {
+			found = append(found, string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
+		}
+	}
+	return found
 }
 
 // The exit status says whether every call worked.
