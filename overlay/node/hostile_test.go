@@ -18,6 +18,7 @@ import (
 type raw struct {
 	t    *testing.T
 	id   *ident.Identity
+	host *nodetest.Host
 	conn node.Conn
 	doc  *ident.Document
 	peer wire.NodeID
@@ -29,10 +30,25 @@ type raw struct {
 // newRaw links a member of w's mission, which runs no node, to k.
 func newRaw(t *testing.T, w *world, k *nodetest.Kit, last byte) *raw {
 	t.Helper()
-	id, err := w.mission.Authority.NewIdentity()
-	if err != nil {
-		t.Fatal(err)
+	return newRawAs(t, w, k, last, w.identity(func(wire.NodeID) bool { return true }))
+}
+
+// identity makes a member of the mission with a Node-ID that will do.
+func (w *world) identity(will func(wire.NodeID) bool) *ident.Identity {
+	w.t.Helper()
+	for {
+		id, err := w.mission.Authority.NewIdentity()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if will(id.NodeID()) {
+			return id
+		}
 	}
+}
+
+func newRawAs(t *testing.T, w *world, k *nodetest.Kit, last byte, id *ident.Identity) *raw {
+	t.Helper()
 	trust, err := ident.TrustFor(w.mission.Document)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +58,7 @@ func newRaw(t *testing.T, w *world, k *nodetest.Kit, last byte) *raw {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &raw{t: t, id: id, conn: c, doc: w.mission.Document, peer: k.ID()}
+	return &raw{t: t, id: id, host: h, conn: c, doc: w.mission.Document, peer: k.ID()}
 }
 
 // message is a signed request to the kit, altered by change before it is signed.

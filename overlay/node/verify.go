@@ -92,6 +92,7 @@ func (n *Node) checkFetch(res wire.ResourceID, m *wire.Message) ([]FetchedKind, 
 			if v.Signature.Identity.Type == wire.IdentityNone {
 				if v.Value.Exists {
 					f.Discarded++ // only what does not exist may go unsigned
+					n.counters.BadSignature.Add(1)
 				}
 				continue
 			}
