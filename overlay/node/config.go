@@ -36,6 +36,8 @@ const (
 	verifyPerLink    = 24 // messages of one link that wait for a worker
 	errorRate        = 5  // error answers to unverified messages, per second and link
 	errorBurst       = 20
+	updateRate       = 1 // ConfigUpdates sent, per second
+	updateBurst      = 16
 	eventQueue       = 256
 	jobQueue         = 256
 	attachTimeout    = 20 * time.Second
@@ -89,8 +91,8 @@ type Config struct {
 	// e.g. the domain restrictions of RFC 7904 §3.3. It runs in the workers, several at once; an error
 	// is answered with Error_Forbidden. nil allows.
 	MayStore func(kind wire.KindID, resource wire.ResourceID, value *wire.StoredData, signer *ident.Peer) error
-	// NewDocument is told of a newer, correctly signed document that a ConfigUpdate brought. The
-	// running node keeps its own until it is made anew with it. Called from a goroutine of its own.
+	// NewDocument is told of a newer, correctly signed document that a ConfigUpdate brought, of each one
+	// once. The running node keeps its own until it is made anew with it. Called from a goroutine of its own.
 	NewDocument func(doc *ident.Document)
 
 	// Chord sets the timers and limits of the topology; zero fields, and Rand, are filled in.

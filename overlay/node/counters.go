@@ -7,19 +7,20 @@ import (
 
 // counters count since New. They may be raised from any goroutine.
 type counters struct {
-	Received, Sent, Forwarded                        atomic.Uint64 // messages and fragments
-	Requests, Answers, ErrorAnswers, Timeouts        atomic.Uint64 // transactions of this node; answers of this node
-	Malformed, WrongOverlay, WrongVersion, TooLarge  atomic.Uint64
-	TTLExceeded, Unroutable, UnknownOption           atomic.Uint64
-	BadSignature, WrongResponder, Unmatched          atomic.Uint64
-	Refused, Duplicates, Unencodable, NotDirect      atomic.Uint64
-	RateLimited, VerifyDropped, JobsDropped          atomic.Uint64
-	EventsDropped, SendFailed, TransactionsFull      atomic.Uint64
-	LinksMade, LinksLost, LinksRefused, LinksSilent  atomic.Uint64
-	Keepalives, Attaches, AttachesFailed, Glare      atomic.Uint64
-	Dials, DialsFailed, AppAttaches                  atomic.Uint64
-	Replicated, ReplicaRefused, HandedOver, Refetch  atomic.Uint64
-	TransfersDropped, FragmentsDropped, ConfigRefuse atomic.Uint64
+	Received, Sent, Forwarded                       atomic.Uint64 // messages and fragments
+	Requests, Answers, ErrorAnswers, Timeouts       atomic.Uint64 // transactions of this node; answers of this node
+	Malformed, WrongOverlay, WrongVersion, TooLarge atomic.Uint64
+	TTLExceeded, Unroutable, UnknownOption          atomic.Uint64
+	BadSignature, WrongResponder, Unmatched         atomic.Uint64
+	Refused, Duplicates, Unencodable, NotDirect     atomic.Uint64
+	RateLimited, VerifyDropped, JobsDropped         atomic.Uint64
+	EventsDropped, SendFailed, TransactionsFull     atomic.Uint64
+	LinksMade, LinksLost, LinksRefused, LinksSilent atomic.Uint64
+	Keepalives, Attaches, AttachesFailed, Glare     atomic.Uint64
+	Dials, DialsFailed, AppAttaches                 atomic.Uint64
+	Replicated, ReplicaRefused, HandedOver, Refetch atomic.Uint64
+	TransfersDropped, FragmentsDropped              atomic.Uint64
+	ConfigUpdates, ConfigRefuse                     atomic.Uint64 // sent; refused
 }
 
 // snapshot names the counters in snake_case, without zeros.

@@ -37,6 +37,7 @@ type loop struct {
 	repl  replication
 	wg    sync.WaitGroup
 
+	updates updates
 	closing bool
 }
 
@@ -62,6 +63,7 @@ func newLoop(ctx context.Context, n *Node) *loop {
 	}
 	l.chord = chord.New(c, n.ID(), now)
 	l.topo.members = []wire.NodeID{n.ID()}
+	l.updates.share = newBucket(updateRate, updateBurst, now)
 	return l
 }
 

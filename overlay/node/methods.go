@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 
 	"fieldkit/overlay/chord"
-	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
 
@@ -64,90 +63,6 @@ func (l *loop) request(r *request) {
 		l.configUpdateRequest(r)
 	default:
 		l.fail(r, wire.ErrorInvalidMessage, fmt.Sprintf("method %#x not supported", uint16(r.Code)))
-	}
-}
-
-// sameSequence is RFC 6940 §6.3.2.1: "When a destination node receives a request, it MUST check that the
-// configuration_sequence field is equal to its own configuration sequence number. If they do not match, the
-// node MUST generate an error, either Error_Config_Too_Old or Error_Config_Too_New. In addition, if the
-// configuration file in the request is too old, the node MUST generate a ConfigUpdate message to update the
-// requesting node."
-func (l *loop) sameSequence(r *request) bool {
-	own := l.n.params.sequence
-	if r.ConfigSequence == own {
-		return true
-	}
-	if r.Code == wire.ConfigUpdateReq && r.ConfigSequence == wire.AnySequence {
-		return true
-	}
-	if r.ConfigSequence == wire.AnySequence || ident.CompareSequence(r.ConfigSequence, own) > 0 {
-		l.fail(r, wire.ErrorConfigTooNew, "")
-		return false
-	}
-	l.fail(r, wire.ErrorConfigTooOld, "")
-	l.pushConfig(r)
-	return false
-}
-
-// pushConfig sends the configuration document to a node that has an older one, not more often than the
-// link's share of answers allows.
-func (l *loop) pushConfig(r *request) {
-	if r.from == nil || !r.from.errors.take(l.now) {
-		return
-	}
-	body, err := wire.ConfigUpdateRequest{Type: wire.ConfigUpdateConfig, Config: l.n.cfg.Document.Raw()}.AppendBinary(nil)
-	if err != nil {
-		l.n.counters.Unencodable.Add(1)
-		return
-	}
-	dest := l.wayBack(r)
-	l.send(outgoing{dest: dest, code: wire.ConfigUpdateReq, body: body, seqAny: true}, func(rep reply) {
-		if rep.err != nil {
-			l.log.Debug("configuration not taken", "peer", r.peer.NodeID, "err", rep.err)
-		}
-	})
-}
-
-// configUpdateRequest is RFC 6940 §6.5.4.2: a configuration "MUST be processed only if … the sequence number
-// in the document is greater than the current configuration sequence number [and] the Configuration Document
-// is correctly digitally signed". What is accepted goes to Config.NewDocument.
-func (l *loop) configUpdateRequest(r *request) {
-	u, err := wire.ParseConfigUpdate(r.Body)
-	if err != nil {
-		l.fail(r, wire.ErrorInvalidMessage, "ConfigUpdate")
-		return
-	}
-	if u.Type != wire.ConfigUpdateConfig {
-		// Kinds come with the document in this overlay.
-		l.n.counters.ConfigRefuse.Add(1)
-		l.fail(r, wire.ErrorForbidden, "Kinds come with the configuration document")
-		return
-	}
-	if !l.work(func() func(*loop) {
-		cur := l.n.cfg.Document
-		doc, err := ident.ParseDocument(u.Config, cur.InstanceName)
-		if err == nil {
-			err = doc.Verify(cur, l.n.cfg.Trust, l.n.now())
-		}
-		return func(l *loop) {
-			switch {
-			case err != nil:
-				l.n.counters.ConfigRefuse.Add(1)
-				l.log.Warn("configuration refused", "from", r.peer.NodeID, "err", err)
-				l.fail(r, wire.ErrorForbidden, "signature")
-			case ident.CompareSequence(doc.Sequence, cur.Sequence) <= 0:
-				l.n.counters.ConfigRefuse.Add(1)
-				l.fail(r, wire.ErrorConfigTooOld, "")
-			default:
-				l.answer(r, wire.ConfigUpdateAns, nil, nil)
-				l.log.Info("newer configuration", "from", r.peer.NodeID, "sequence", doc.Sequence)
-				if f := l.n.cfg.NewDocument; f != nil {
-					l.background(func(ctxT) func(*loop) { f(doc); return nil })
-				}
-			}
-		}
-	}) {
-		l.ans.drop(r)
 	}
 }
 

@@ -195,6 +195,7 @@ func (l *loop) response(m *wire.Message, v verdict) {
 			return
 		}
 		c.ErrorAnswers.Add(1)
+		l.outdated(t, v.peer.NodeID, e)
 		l.finish(t, reply{peer: v.peer, err: &RemoteError{Code: e.Code, Info: e.Info, From: v.peer.NodeID}})
 		return
 	}
