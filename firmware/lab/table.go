@@ -82,7 +82,7 @@ func Printable(text string) string {
 }
 
 // legend explains what the table does not say by itself.
-const legend = "Lights: ● is steady, ◍ blinks or flashes as it says, ○ is off. Link blinks once for each kit linked. Jitter is RFC 3550's."
+const legend = "Lights: ● steady, ◍ blinks as it says, ○ off. Link blinks once for each kit linked; single is the only light of a board without the others."
 
 func phoneRows(phones []phoneView) (rows []string) {
 	for _, p := range phones {
