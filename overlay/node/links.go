@@ -40,17 +40,32 @@ type connections struct {
 
 // best is the link to send to a peer on: the attached one, unless a bootstrap link was made since
 // anything was heard on that. A peer that restarted is reached that way before its old link falls silent.
+//
+// A suspect link is passed over while there is another one that is not (RFC 6940 §6.6.3.1: "it is
+// RECOMMENDED that the link be removed from the Routing Table"). Where it is the only one, the peer stays
+// in the Routing Table: nearly always the next hop is the destination itself, and then "the message MUST be
+// routed down that connection" (§6.2.1); and within seconds the link either recovers or fails, and chord
+// repairs the ring.
 func (c *connections) best(id wire.NodeID) *link {
 	s := c.byPeer[id]
 	if len(s) == 0 {
 		return nil
 	}
+	first := s[0]
 	for _, k := range s[1:] {
-		if s[0].attached && !k.attached && k.since.After(s[0].heard) {
-			return k
+		if first.attached && !k.attached && k.since.After(first.heard) {
+			first = k
+			break
 		}
 	}
-	return s[0]
+	if len(s) > 1 && first.conn.Suspect() {
+		for _, k := range s {
+			if !k.conn.Suspect() {
+				return k
+			}
+		}
+	}
+	return first
 }
 
 // better tells which of two links of one kind to one peer survives; both ends must come to the same. Of

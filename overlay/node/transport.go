@@ -38,6 +38,9 @@ type Conn interface {
 	Receive(ctx context.Context) ([]byte, error)
 	Close() error
 	Done() <-chan struct{}
+	// Suspect tells that nothing sent on it is acknowledged for now (RFC 6940 §6.6.3.1). It must cost little:
+	// each routing decision between several links asks.
+	Suspect() bool
 	Stats() ConnStats
 }
 

@@ -223,11 +223,19 @@ func TestBothEndsKeepTheSameLink(t *testing.T) {
 	}
 }
 
+// fakeConn is a link as routing sees it.
+type fakeConn struct {
+	Conn
+	suspect bool
+}
+
+func (c *fakeConn) Suspect() bool { return c.suspect }
+
 // A peer that restarted is reached over its new bootstrap link while the old attached one is silent.
 func TestBestLink(t *testing.T) {
 	p := id(9)
-	old := &link{peer: p, attached: true, since: t0, heard: t0.Add(10 * time.Second)}
-	boot := &link{peer: p, since: t0.Add(5 * time.Second)}
+	old := &link{conn: &fakeConn{}, peer: p, attached: true, since: t0, heard: t0.Add(10 * time.Second)}
+	boot := &link{conn: &fakeConn{}, peer: p, since: t0.Add(5 * time.Second)}
 	c := connections{byPeer: map[wire.NodeID][]*link{p: {old, boot}}}
 	if c.best(p) != old {
 		t.Error("a live attached link is passed over")
@@ -238,6 +246,48 @@ func TestBestLink(t *testing.T) {
 	}
 	if c.best(id(1)) != nil {
 		t.Error("a link from nowhere")
+	}
+}
+
+// "If no ACKs have been received by the time the third retransmission occurs, it is RECOMMENDED that the link be removed
+// from the Routing Table. The link MAY be restored to the Routing Table if ACKs resume before the connection is closed"
+// (RFC 6940 §6.6.3.1): of several links to a peer a suspect one is not taken.
+func TestSuspectLinkIsPassedOver(t *testing.T) {
+	p := id(9)
+	mk := func(attached bool, since, heard int) (*link, *fakeConn) {
+		c := &fakeConn{}
+		return &link{conn: c, peer: p, attached: attached, since: t0.Add(time.Duration(since)), heard: t0.Add(time.Duration(heard))}, c
+	}
+	first, firstConn := mk(true, 0, 10)
+	second, secondConn := mk(true, 0, 10)
+	boot, bootConn := mk(false, 5, 5)
+	fresh, freshConn := mk(false, 11, 11) // a bootstrap link younger than anything heard on first
+	for _, c := range []struct {
+		name    string
+		links   []*link
+		suspect []*fakeConn
+		want    *link
+	}{
+		{"none suspect", []*link{first, second, boot}, nil, first},
+		{"the best suspect", []*link{first, second, boot}, []*fakeConn{firstConn}, second},
+		{"both attached suspect", []*link{first, second, boot}, []*fakeConn{firstConn, secondConn}, boot},
+		{"all suspect", []*link{first, second, boot}, []*fakeConn{firstConn, secondConn, bootConn}, first},
+		{"the only one suspect", []*link{first}, []*fakeConn{firstConn}, first},
+		{"another one suspect", []*link{first, boot}, []*fakeConn{bootConn}, first},
+		{"the fresh one", []*link{first, fresh}, nil, fresh},
+		{"the fresh one suspect", []*link{first, fresh}, []*fakeConn{freshConn}, first},
+		{"all suspect, one fresh", []*link{first, fresh}, []*fakeConn{firstConn, freshConn}, fresh},
+	} {
+		for _, k := range []*fakeConn{firstConn, secondConn, bootConn, freshConn} {
+			k.suspect = false
+		}
+		for _, k := range c.suspect {
+			k.suspect = true
+		}
+		table := connections{byPeer: map[wire.NodeID][]*link{p: c.links}}
+		if table.best(p) != c.want {
+			t.Errorf("%s: another link is taken", c.name)
+		}
 	}
 }
 

@@ -159,6 +159,9 @@ func (c conn) Receive(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// Suspect is false: what the network drops is lost for good, and nothing here waits for acknowledgements.
+func (c conn) Suspect() bool { return false }
+
 func (c conn) Stats() node.ConnStats {
 	return node.ConnStats{RTT: 2 * c.delay, BytesSent: c.bytesOu.Load(), BytesReceived: c.bytesIn.Load()}
 }
