@@ -213,6 +213,10 @@ func (k *Kit) hasAccount(aor string) bool {
 // trunks opens connections to other kits for the telephony.
 type trunks struct{ o *overlay }
 
+// absentFor is how long a kit that the ring has lost is tried: the registrations of its handsets outlive it, and
+// whoever calls one of them is to be told before giving up.
+const absentFor = 3 * time.Second
+
 // Open implements proxy.Trunks.
 func (t trunks) Open(ctx context.Context, kit string) (proxy.Trunk, error) {
 	u := t.o.usage.Load()
@@ -222,6 +226,13 @@ func (t trunks) Open(ctx context.Context, kit string) (proxy.Trunk, error) {
 	id, err := wire.ParseNodeID(kit)
 	if err != nil {
 		return nil, err
+	}
+	if n := t.o.node.Load(); n != nil {
+		if s, err := n.Snapshot(ctx); err == nil && !slices.Contains(s.Ring, id) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, absentFor)
+			defer cancel()
+		}
 	}
 	c, err := u.Trunk(ctx, id)
 	if err != nil {

@@ -69,6 +69,35 @@ func TestKitThatDiesLeavesOtherCallsAlone(t *testing.T) {
 	}
 }
 
+// Whoever calls a phone whose kit died is told soon: the registration is still there, but the connection between
+// the kits, which was opened before, leads nowhere.
+func TestCallToAPhoneOfADeadKitFailsSoon(t *testing.T) {
+	l := running(t, lab.Options{Kits: 3}, "anna", "boris")
+	p := phones(t, l, 0, 1)
+	_, err := p[0].Call(t.Context(), p[1].Account.Number)
+	must(t, err)
+	_, _, err = p[0].Hangup(t.Context(), p[1])
+	must(t, err)
+	pause(t, 3*time.Second) // bindings are saved soon after a change, not at once
+	l.Kits[1].Kill()
+	within(t, 20*time.Second, l.WaitRing)
+	began := time.Now()
+	refused(t, p[0], p[1].Account.Number, 480)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the caller was left without an answer for %v", took.Round(time.Millisecond))
+	}
+	must(t, l.Kits[1].Restart())
+	within(t, 30*time.Second, l.WaitRing)
+	began = time.Now()
+	eventually(t, 5*time.Second, func() error {
+		_, err := p[0].Call(t.Context(), p[1].Account.Number)
+		return err
+	})
+	t.Logf("reachable %v after the ring was whole", time.Since(began).Round(time.Millisecond))
+	_, _, err = p[0].Hangup(t.Context(), p[1])
+	must(t, err)
+}
+
 func TestStrangersKitIsRefusedAndReported(t *testing.T) {
 	l := newLab(t, lab.Options{Kits: 4}, "anna", "boris")
 	for range 2 {
