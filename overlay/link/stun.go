@@ -40,7 +40,7 @@ func badSTUN(b []byte) bool {
 				return true
 			}
 			family := p[5]
-			if !(size == 8 && family == 1 || size == 20 && family == 2) {
+			if (size != 8 || family != 1) && (size != 20 || family != 2) {
 				return true
 			}
 		}

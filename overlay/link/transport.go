@@ -40,15 +40,15 @@ type Transport struct {
 }
 
 type transportStats struct {
-	guard                              guardStats
-	attempts                           atomic.Int64 // under way
-	refused, refusedUnreported         atomic.Uint64
-	bootstrapDropped, bootstrapBusy    atomic.Uint64
-	cookiesSent, cookiesProven         atomic.Uint64
-	acceptOverflow                     atomic.Uint64
-	handshakes, handshakesFailed       atomic.Uint64
-	conns, appConns                    atomic.Int64
-	bootstrapSessions, bootstrapOpened atomic.Int64
+	guard                           guardStats
+	attempts                        atomic.Int64 // under way
+	refused, refusedUnreported      atomic.Uint64
+	bootstrapDropped, bootstrapBusy atomic.Uint64
+	cookiesSent, cookiesProven      atomic.Uint64
+	acceptOverflow                  atomic.Uint64
+	handshakes, handshakesFailed    atomic.Uint64
+	conns, appConns                 atomic.Int64
+	bootstrapSessions               atomic.Int64
 }
 
 // Stats is what a Transport counts.
