@@ -216,9 +216,6 @@ func (o *overlay) watch(ctx context.Context, k *Kit, n *node.Node, changes <-cha
 			if !slices.Contains(s.Ring, id) {
 				k.log.Info("kit lost", "node", id)
 				k.lights.kitLost()
-				if d := o.found.Load(); d != nil {
-					d.Refresh() // it may be back at another address
-				}
 			}
 		}
 		before = s.Ring

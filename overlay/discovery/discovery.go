@@ -57,7 +57,7 @@ const (
 	DefaultShort      = 2500 * time.Millisecond
 	DefaultLongMin    = 30 * time.Second
 	DefaultLongMax    = 60 * time.Second
-	DefaultFastWindow = time.Minute // short cycles after start and after a change of the link
+	DefaultFastWindow = time.Minute // cycles that begin short and grow, after start and after a change of the link
 	DefaultMisses     = 3           // cycles without an answer that make a peer DOWN
 )
 
@@ -412,6 +412,7 @@ func (l *loop) report(ctx context.Context, r report) {
 	if r.flood || r.cycleEnd {
 		l.dirty = true
 	}
+	r.from.peers.Store(int32(l.table.count(r.from.ifc.Name, l.d.text.Load().Overlay)))
 	if r.cycleEnd {
 		events, missing := l.table.endCycle(r.from.ifc.Name)
 		// Silence may be loss: ask again soon instead of in a minute.

@@ -89,8 +89,9 @@ func TestKitProcess(t *testing.T) {
 		Watch: watch, OnEvent: func(e discovery.Event) { print(map[string]any{"Event": e}) },
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
-	if c.Long {
-		cfg.FastWindow = time.Millisecond
+	cfg.FastWindow = time.Millisecond
+	if !c.Long { // an even pace: these tests are about what is noticed, not when it is asked
+		cfg.LongMin, cfg.LongMax = cycle, cycle
 	}
 	d, err := discovery.New(cfg)
 	must(t, err)

@@ -38,6 +38,7 @@ type station struct {
 	text    chan struct{} // the text changed
 	kick    chan struct{} // browse now
 	suspect atomic.Bool   // a listed peer did not answer
+	peers   atomic.Int32  // of our overlay, listed on this interface
 	random  func() float64
 
 	state InterfaceState // owned by the loop
@@ -128,14 +129,10 @@ func (s *station) announce(ctx context.Context) {
 
 // browse runs cycle after cycle.
 func (s *station) browse(ctx context.Context) {
-	fastUntil := time.Now().Add(s.cfg.FastWindow)
+	p := pace{cfg: s.cfg}
 	retry := minRetry
 	for ctx.Err() == nil {
-		length := s.cfg.LongMin + time.Duration(s.random()*float64(s.cfg.LongMax-s.cfg.LongMin))
-		if time.Now().Before(fastUntil) || s.suspect.Load() {
-			length = s.cfg.Short
-		}
-		kicked, err := s.cycle(ctx, length)
+		kicked, err := s.cycle(ctx, p.next(int(s.peers.Load()), s.suspect.Load(), s.random()))
 		switch {
 		case err != nil:
 			s.tellState(ctx, func(st *InterfaceState) { st.Error = fmt.Sprint("browsing: ", err) })
@@ -143,7 +140,7 @@ func (s *station) browse(ctx context.Context) {
 			retry = min(2*retry, maxRetry)
 			continue
 		case kicked:
-			fastUntil = time.Now().Add(s.cfg.FastWindow)
+			p.kicked()
 		}
 		retry = minRetry
 	}

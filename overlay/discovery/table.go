@@ -157,3 +157,13 @@ func (t *table) peers() []Peer {
 	}
 	return out
 }
+
+// count is how many peers of an overlay are listed on an interface.
+func (t *table) count(ifc, overlay string) (n int) {
+	for k, r := range t.rows {
+		if k.ifc == ifc && r.peer.Overlay == overlay {
+			n++
+		}
+	}
+	return n
+}
