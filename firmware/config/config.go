@@ -18,7 +18,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
@@ -29,17 +28,16 @@ var ErrInvalid = errors.New("configuration")
 
 // Config is how one kit runs.
 type Config struct {
-	StateDir string   `toml:"state_dir"` // directory of the kit's persistent state
-	Mission  string   `toml:"mission"`   // mission file; it need not be there
-	Kit      Kit      `toml:"kit"`
-	Handset  Handset  `toml:"handset"`
-	Link     Link     `toml:"link"`
-	SIP      SIP      `toml:"sip"`
-	Media    Media    `toml:"media"`
-	Status   Status   `toml:"status"`
-	Board    Board    `toml:"board"`
-	Log      Log      `toml:"log"`
-	Lifetime Lifetime `toml:"lifetime"`
+	StateDir string  `toml:"state_dir"` // directory of the kit's persistent state
+	Mission  string  `toml:"mission"`   // mission file; it need not be there
+	Kit      Kit     `toml:"kit"`
+	Handset  Handset `toml:"handset"`
+	Link     Link    `toml:"link"`
+	SIP      SIP     `toml:"sip"`
+	Media    Media   `toml:"media"`
+	Status   Status  `toml:"status"`
+	Board    Board   `toml:"board"`
+	Log      Log     `toml:"log"`
 
 	sources map[string]Source
 	path    string
@@ -107,25 +105,6 @@ type Log struct {
 	Level slog.Level `toml:"level"` // debug, info, warn or error
 }
 
-// Lifetime is how long things last without being renewed.
-type Lifetime struct {
-	Registration Duration `toml:"registration"` // most a handset's binding is granted (RFC 3261 §10.3)
-	Minimum      Duration `toml:"minimum"`      // least, else 423 (Interval Too Brief)
-	Publication  Duration `toml:"publication"`  // of what the kit stores in the overlay for a handset
-}
-
-// Duration is written "90s", "10m".
-type Duration struct{ time.Duration }
-
-// UnmarshalText reads a duration.
-func (d *Duration) UnmarshalText(b []byte) (err error) {
-	d.Duration, err = time.ParseDuration(string(b))
-	return err
-}
-
-// MarshalText is the inverse of UnmarshalText.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
 // Source is where a value came from.
 type Source string
 
@@ -152,13 +131,12 @@ func Default() *Config {
 		},
 		Link:   Link{Port: 6084}, // RFC 6940 §14.2
 		SIP:    SIP{Port: 5060},
-		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 32},
+		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
 		Status: Status{Listen: ":80"},
 		Board: Board{Pins: Pins{
 			Power: "GPIO5", Phones: "GPIO6", LinkBlue: "GPIO13", LinkYellow: "GPIO12", Red: "GPIO16", Button: "GPIO17", Single: "ACT",
 		}},
-		Lifetime: Lifetime{Registration: Duration{time.Hour}, Minimum: Duration{time.Minute}, Publication: Duration{10 * time.Minute}},
-		sources:  map[string]Source{},
+		sources: map[string]Source{},
 	}
 	return c
 }
@@ -298,10 +276,6 @@ func (c *Config) Validate() error {
 	}
 	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 	want(slices.Contains(levels, c.Log.Level), "log.level", c.Log.Level, "debug, info, warn or error")
-	l := c.Lifetime
-	want(l.Minimum.Duration >= time.Second, "lifetime.minimum", l.Minimum, "at least 1s")
-	want(l.Registration.Duration >= l.Minimum.Duration && l.Registration.Duration <= 24*time.Hour, "lifetime.registration", l.Registration, "lifetime.minimum to 24h")
-	want(l.Publication.Duration >= 10*time.Second && l.Publication.Duration <= 24*time.Hour, "lifetime.publication", l.Publication, "10s to 24h")
 	return errors.Join(errs...)
 }
 

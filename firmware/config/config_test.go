@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"fieldkit/board"
 	"fieldkit/overlay/wire"
@@ -78,10 +77,6 @@ button = "F"
 single = "G"
 [log]
 level = "debug"
-[lifetime]
-registration = "30m"
-minimum = "2m"
-publication = "5m"
 `
 
 func TestEverything(t *testing.T) {
@@ -95,7 +90,7 @@ func TestEverything(t *testing.T) {
 	}
 	d := Default()
 	values, defaults := c.Values(), d.Values()
-	if len(values) != len(defaults) || len(values) < 25 || c.Path() != path {
+	if len(values) != len(defaults) || len(values) < 22 || c.Path() != path {
 		t.Fatalf("%d values", len(values))
 	}
 	for i, v := range values {
@@ -104,7 +99,7 @@ func TestEverything(t *testing.T) {
 			t.Errorf("%+v, default %+v", v, defaults[i])
 		}
 	}
-	if c.Kit.Number != 412 || c.Kit.Name != "Maple" || c.Link.Port != 0 || fmt.Sprint(c.Link.Interfaces) != "[eth0 wlan1]" || c.Lifetime.Registration.Duration != 30*time.Minute ||
+	if c.Kit.Number != 412 || c.Kit.Name != "Maple" || c.Link.Port != 0 || fmt.Sprint(c.Link.Interfaces) != "[eth0 wlan1]" ||
 		c.Log.Level != slog.LevelDebug || !c.Board.Simulated || c.Board.Pins.Red != "E" || c.Link.Neighbours[1] != netip.MustParseAddrPort("[2001:db8::1]:6084") {
 		t.Errorf("%+v", c)
 	}
@@ -149,17 +144,13 @@ func TestErrors(t *testing.T) {
 		{"[link]\nneighbours = [" + strings.Repeat("'192.0.2.1:1',", maxList+1) + "]", `key "link.neighbours": 33: want at most 32`},
 		{"[media]\nfirst_port = 80", `key "media.first_port"`},
 		{"[media]\nfirst_port = 30000", `key "media.first_port"`},
-		{"[media]\nlast_port = 20010", `key "media.last_port": 20010: want room for 32 calls`},
+		{"[media]\nlast_port = 20010", `key "media.last_port": 20010: want room for 100 calls`},
 		{"[media]\nmax_calls = 0", `key "media.max_calls"`},
 		{"[status]\nlisten = 'here'", `key "status.listen"`},
 		{"[status]\nlisten = ':99999'", `key "status.listen"`},
 		{"[board.pins]\nred = 'GPIO5'", `key "board.pins.red": GPIO5: want another pin than board.pins.power`},
 		{"[log]\nlevel = 'loud'", `"log.level"`},
 		{"[log]\nlevel = 'info+1'", `key "log.level"`},
-		{"[lifetime]\nregistration = 'long'", `"lifetime.registration"`},
-		{"[lifetime]\nminimum = '0s'", `key "lifetime.minimum"`},
-		{"[lifetime]\nregistration = '30s'", `key "lifetime.registration"`},
-		{"[lifetime]\npublication = '1s'", `key "lifetime.publication"`},
 		{strings.Repeat("#", maxFile+1), "more than"},
 	} {
 		if _, err := Parse([]byte(c.file)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {

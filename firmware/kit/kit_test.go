@@ -207,7 +207,7 @@ func TestWhoIsNotFoundIsLookedForAgain(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began, times := time.Now(), 0
-				r, err := patiently(t.Context(), func() ([]proxy.Target, error) {
+				r, err := patiently(t.Context(), lookFor, func() ([]proxy.Target, error) {
 					if times++; times <= c.after {
 						return nil, proxy.ErrNotFound
 					}
@@ -233,7 +233,7 @@ func TestLookingAgainEndsWithTheCall(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), lookAgain/2)
 		defer cancel()
 		began := time.Now()
-		_, err := patiently(ctx, func() ([]proxy.Target, error) { return nil, proxy.ErrNotFound })
+		_, err := patiently(ctx, lookFor, func() ([]proxy.Target, error) { return nil, proxy.ErrNotFound })
 		if took := time.Since(began); !errors.Is(err, proxy.ErrNotFound) || took != lookAgain/2 {
 			t.Errorf("%v after %v", err, took)
 		}

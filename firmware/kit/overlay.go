@@ -33,8 +33,9 @@ type overlay struct {
 	found atomic.Pointer[discovery.Discovery]
 	renew chan struct{} // the configuration document changed; holds one
 
-	mu     sync.Mutex // guards joined and seen
+	mu     sync.Mutex // guards what follows
 	joined time.Duration
+	ringAt time.Time // when the ring changed last
 	seen   map[seenOn]seenPeer
 }
 
@@ -218,6 +219,11 @@ func (o *overlay) watch(ctx context.Context, k *Kit, n *node.Node, changes <-cha
 				k.lights.kitLost()
 			}
 		}
+		if !slices.Equal(before, s.Ring) {
+			o.mu.Lock()
+			o.ringAt = time.Now()
+			o.mu.Unlock()
+		}
 		before = s.Ring
 		trunks.closeDead(ctx, k, s)
 		k.judgeOverlay(s)
@@ -235,6 +241,13 @@ func (o *overlay) joinedAfter() time.Duration {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.joined
+}
+
+// ringChangedWithin tells whether kits came or went within the last d.
+func (o *overlay) ringChangedWithin(d time.Duration) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.ringAt.IsZero() && time.Since(o.ringAt) < d
 }
 
 // judgeOverlay keeps what the health tree says of the overlay.

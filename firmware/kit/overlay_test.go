@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fieldkit/board"
@@ -259,4 +260,23 @@ func TestCallInTheStatus(t *testing.T) {
 	if ringing := call(agent.Call{State: "ringing"}, now); ringing.Media == nil || len(ringing.Media) != 0 {
 		t.Errorf("a call without media has %#v", ringing.Media)
 	}
+}
+
+// After the ring changed, who is not found yet is looked for longer; the start of the kit is no such change.
+func TestRingChangedWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o overlay
+		if o.ringChangedWithin(time.Hour) {
+			t.Error("a ring that never changed")
+		}
+		o.ringAt = time.Now()
+		time.Sleep(unsettled - 1)
+		if !o.ringChangedWithin(unsettled) {
+			t.Error("forgotten too soon")
+		}
+		time.Sleep(1)
+		if o.ringChangedWithin(unsettled) {
+			t.Error("remembered too long")
+		}
+	})
 }

@@ -152,11 +152,13 @@ func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) e
 	return u.Register(ctx, aor, ttl, "")
 }
 
-// How long a person of the mission who is not found is looked for: whoever registered at another kit a moment
-// ago, or came with an island that was just met, is in the overlay within that time.
+// How long a person of the mission who is not found is looked for. Whoever registered at another kit a moment ago is in
+// the overlay within lookFor; when the ring has just changed, owners store what is theirs again within lookUnsettled.
 const (
-	lookFor   = time.Second
-	lookAgain = 100 * time.Millisecond
+	lookFor       = time.Second
+	lookUnsettled = 4 * time.Second
+	lookAgain     = 100 * time.Millisecond
+	unsettled     = 5 * time.Second // how long a change of the ring counts as just now
 )
 
 // Lookup implements proxy.Directory.
@@ -164,12 +166,16 @@ func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, erro
 	if !d.k.hasAccount(aor) {
 		return d.lookup(ctx, aor)
 	}
-	return patiently(ctx, func() ([]proxy.Target, error) { return d.lookup(ctx, aor) })
+	limit := lookFor
+	if d.k.overlay.ringChangedWithin(unsettled) {
+		limit = lookUnsettled
+	}
+	return patiently(ctx, limit, func() ([]proxy.Target, error) { return d.lookup(ctx, aor) })
 }
 
-// patiently looks again while nobody is found.
-func patiently(ctx context.Context, lookup func() ([]proxy.Target, error)) ([]proxy.Target, error) {
-	until := time.Now().Add(lookFor)
+// patiently looks again while nobody is found, up to limit.
+func patiently(ctx context.Context, limit time.Duration, lookup func() ([]proxy.Target, error)) ([]proxy.Target, error) {
+	until := time.Now().Add(limit)
 	for {
 		r, err := lookup()
 		if !errors.Is(err, proxy.ErrNotFound) || !time.Now().Before(until) {

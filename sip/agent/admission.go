@@ -21,6 +21,7 @@ type admission struct {
 	mu      sync.Mutex
 	global  bucket
 	replies bucket // answers to what is not admitted are limited too
+	endings bucket // of all together, see source.endings
 	sources map[netip.Addr]*list.Element
 	recent  *list.List // of *source, least recently heard first
 	streams int
@@ -29,6 +30,7 @@ type admission struct {
 type source struct {
 	addr    netip.Addr
 	bucket  bucket
+	endings bucket // beyond bucket, for what brings a call to its end and so makes less work, not more
 	streams int
 	last    time.Time
 }
@@ -51,6 +53,7 @@ func newAdmission(l Limits, network netip.Prefix, emergency []string) *admission
 		global: bucket{rate: float64(l.GlobalRate), burst: float64(l.GlobalBurst)},
 		// One answer for each that is let in, at most.
 		replies: bucket{rate: float64(l.GlobalRate) / 4, burst: float64(l.GlobalBurst) / 4},
+		endings: bucket{rate: float64(l.GlobalRate) / 4, burst: float64(l.GlobalBurst) / 4},
 		sources: make(map[netip.Addr]*list.Element), recent: list.New(),
 	}
 }
@@ -97,7 +100,11 @@ func (a *admission) source(now time.Time, addr netip.Addr) *source {
 		a.recent.Remove(e)
 		delete(a.sources, old.addr)
 	}
-	s := &source{addr: addr, last: now, bucket: bucket{rate: float64(a.limits.SourceRate), burst: float64(a.limits.SourceBurst)}}
+	s := &source{
+		addr: addr, last: now,
+		bucket:  bucket{rate: float64(a.limits.SourceRate), burst: float64(a.limits.SourceBurst)},
+		endings: bucket{rate: float64(a.limits.SourceRate) / 4, burst: float64(a.limits.SourceBurst) / 4},
+	}
 	a.sources[addr] = a.recent.PushBack(s)
 	return s
 }
@@ -114,10 +121,19 @@ func (a *admission) admit(now time.Time, addr netip.Addr, b []byte) verdict {
 	if request && line.Method == "INVITE" && slices.Contains(a.emergency, line.User) {
 		return admitted
 	}
+	if s != nil && (!request || ends(line.Method)) && s.endings.take(now) && a.endings.take(now) {
+		return admitted
+	}
 	if s == nil || !request || line.Method == "ACK" || !a.replies.take(now) {
 		return discarded
 	}
 	return overload
+}
+
+// ends tells whether a method completes or ends what was begun. A BYE that is refused leaves the other phone talking
+// to nobody.
+func ends(method string) bool {
+	return method == "BYE" || method == "CANCEL" || method == "ACK"
 }
 
 // connect asks for room for a connection; disconnect gives it back.

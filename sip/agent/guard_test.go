@@ -165,6 +165,29 @@ func TestAdmission(t *testing.T) {
 	p.response(407)
 }
 
+// A BYE that is refused leaves the other phone talking to nobody: what ends calls has room of its own, with a bound.
+func TestEndingsHaveRoomInAnOverload(t *testing.T) {
+	a := newAdmission(Limits{}.withDefaults(), netip.Prefix{}, nil)
+	now, phone := time.Unix(1000, 0), netip.MustParseAddr("10.73.0.9")
+	for a.admit(now, phone, []byte("INVITE sip:a SIP/2.0\r\n\r\n")) == admitted {
+	}
+	for _, line := range []string{"BYE sip:a SIP/2.0", "CANCEL sip:a SIP/2.0", "ACK sip:a SIP/2.0", "SIP/2.0 200 OK"} {
+		if v := a.admit(now, phone, []byte(line+"\r\n\r\n")); v != admitted {
+			t.Errorf("%s after a flood of INVITEs: verdict %d", line, v)
+		}
+	}
+	n := 0
+	for a.admit(now, phone, []byte("BYE sip:a SIP/2.0\r\n\r\n")) == admitted {
+		n++
+	}
+	if n == 0 || n > a.limits.SourceBurst/4 {
+		t.Errorf("%d more BYEs at once", n)
+	}
+	if a.admit(now, phone, []byte("REGISTER sip:a SIP/2.0\r\n\r\n")) != overload {
+		t.Error("the room for endings was given to something else")
+	}
+}
+
 func TestAdmissionTableIsBounded(t *testing.T) {
 	a := newAdmission(Limits{Sources: 100}.withDefaults(), netip.MustParsePrefix("10.73.0.0/16"), nil)
 	now := time.Unix(1000, 0)
