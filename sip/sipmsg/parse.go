@@ -197,6 +197,11 @@ func startLine(s string) (sip.Message, *Fault) {
 	if len(s) > maxLine {
 		return nil, &Fault{414, "Request-URI Too Long"}
 	}
+	// A bare CR or LF in it would go out again in a reason phrase or a Request-URI, and who takes either for the end
+	// of a line reads a field that no kit wrote.
+	if strings.ContainsAny(s, "\r\n\x00") {
+		return nil, bad("Malformed Start-Line")
+	}
 	if strings.HasPrefix(strings.ToUpper(s), "SIP/") {
 		parts := strings.SplitN(s, " ", 3)
 		if len(parts) < 2 || !strings.EqualFold(parts[0], "SIP/2.0") || len(parts[1]) != 3 {

@@ -115,6 +115,11 @@ func TestStrict(t *testing.T) {
 		{"bare LF only", []byte(good), 400},
 		{"nothing", nil, 400},
 		{"status line", wire("SIP/2.0 4294967301 big\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=1\nTo: <sip:a@b>\nCall-ID: 1\nCSeq: 1 INVITE\n\n"), 400},
+		{"LF in a reason", []byte("SIP/2.0 200 OK\nP-Asserted-Identity: <sip:x@y>\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\r\n"), 400},
+		{"CR in a reason", []byte("SIP/2.0 200 O\rK\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\r\n"), 400},
+		{"LF in a Request-URI", bytes.Replace(wire(good), []byte("sip:10002@"), []byte("sip:10002;x=\nRoute:<sip:y>@"), 1), 400},
+		{"LF in the user of a Request-URI", bytes.Replace(wire(good), []byte("sip:10002@"), []byte("sip:100\n02@"), 1), 400},
+		{"NUL in the user of a Request-URI", bytes.Replace(wire(good), []byte("sip:10002@"), []byte("sip:100\x0002@"), 1), 400},
 		{"noreason", wire("SIP/2.0 100 \nVia: SIP/2.0/UDP a;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=1\nTo: <sip:a@b>\nCall-ID: 1\nCSeq: 1 INVITE\n\n"), 0},
 	} {
 		m, fault := Parse(c.msg)
