@@ -233,6 +233,16 @@ func (a *Agent) inDialog(res *sip.Response, to *flow, method sip.RequestMethod, 
 	return req, nil
 }
 
+// opaque says whether a request may hold a session description that the relay cannot see: the phones would send past
+// it.
+func opaque(req *sip.Request) bool {
+	switch req.Method {
+	case sip.INVITE, sip.UPDATE, sip.PRACK:
+		return len(req.Body()) > 0 && (!sdpBody(req) || sipmsg.Value(req, "Content-Encoding") != "")
+	}
+	return false
+}
+
 // sdpBody says whether a message carries a session description.
 func sdpBody(m sip.Message) bool {
 	if len(m.Body()) == 0 {

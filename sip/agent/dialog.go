@@ -36,6 +36,10 @@ func (a *Agent) dialogRequest(now time.Time, f *flow, req *sip.Request, key stri
 		a.reject(f, req, 481, "")
 		return
 	}
+	if opaque(req) {
+		a.reject(f, req, 415, "", header("Accept", "application/sdp"))
+		return
+	}
 	s := a.open(f, req, key)
 	if s == nil {
 		a.busy(f, req)

@@ -297,6 +297,22 @@ func TestOneTagForRepeats(t *testing.T) {
 }
 
 // A handset cannot call or register as another.
+// qvalue (RFC 3261 §25.1) is a number from 0 to 1; what strconv takes for one beyond that is not.
+func TestContactPreference(t *testing.T) {
+	for q, want := range map[string]int{"0.5": 500, "1": 1000, "0": 0, "NaN": -1, "-nan": -1, "Inf": -1, "-0.1": -1, "1.1": -1, "x": -1} {
+		msg, fault := sipmsg.Parse([]byte(strings.ReplaceAll("REGISTER sip:"+overlayName+" SIP/2.0\nVia: SIP/2.0/UDP 10.73.0.9;branch=z9hG4bK1\nFrom: <sip:ada@x>;tag=1\n"+
+			"To: <sip:ada@x>\nCall-ID: q\nCSeq: 1 REGISTER\nContact: <sip:ada@10.73.0.9>;q="+q+"\nContent-Length: 0\n\n", "\n", "\r\n")))
+		if fault != nil {
+			t.Fatalf("q=%s: %v", q, fault)
+		}
+		var r registrar.Request
+		ok := contacts(msg.(*sip.Request), &r)
+		if ok != (want >= 0) || ok && r.Contacts[0].Q != want {
+			t.Errorf("q=%s: %v, %+v", q, ok, r.Contacts)
+		}
+	}
+}
+
 func TestImpersonation(t *testing.T) {
 	k := newKit(t, nil, nil)
 	p := newPhone(t, k, testAccounts[0], "127.0.61.74:0", "udp")
@@ -723,6 +739,28 @@ func TestOtherBodies(t *testing.T) {
 			t.Error("no Accept")
 		}
 	}
+}
+
+// Nor may one that comes later in the call.
+func TestOtherBodiesInACall(t *testing.T) {
+	caller, callee := pair(t, true, "udp", "udp")
+	caller.invite("10002", sdp(4000))
+	callee.answer(callee.request("INVITE"), 200, sdp(5000))
+	ok := caller.response(200)
+	caller.inside("ACK", ok, "")
+	callee.request("ACK")
+	for i, method := range []string{"INVITE", "UPDATE", "PRACK"} {
+		caller.send(fmt.Sprintf("%s sip:bob@127.0.0.1 SIP/2.0\n%sFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d %s\nContact: %s\nContent-Type: multipart/mixed;boundary=x\nContent-Length: 3\n\nabc",
+			method, caller.via(), ok.From().Value(), ok.To().Value(), ok.CallID().Value(), 99+i, method, caller.contact))
+		if sipmsg.Value(caller.response(415), "Accept") != "application/sdp" {
+			t.Errorf("%s: no Accept", method)
+		}
+	}
+	callee.silent(50 * time.Millisecond)
+	caller.send(fmt.Sprintf("INFO sip:bob@127.0.0.1 SIP/2.0\n%sFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: 200 INFO\nContent-Type: application/dtmf-relay\nContent-Length: 3\n\nabc",
+		caller.via(), ok.From().Value(), ok.To().Value(), ok.CallID().Value()))
+	callee.answer(callee.request("INFO"), 200, "")
+	caller.response(200)
 }
 
 // RFC 3261 §18.2.2: without rport a response goes to "the address in the received

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -210,7 +211,7 @@ func contacts(req *sip.Request, r *registrar.Request) bool {
 		}
 		if q, ok := ad.Params["q"]; ok {
 			x, err := strconv.ParseFloat(q, 64)
-			if err != nil || x < 0 || x > 1 {
+			if err != nil || math.IsNaN(x) || x < 0 || x > 1 {
 				return false
 			}
 			c.Q = int(x * 1000)
@@ -242,8 +243,7 @@ func (a *Agent) begin(now time.Time, f *flow, req *sip.Request, key string) {
 		a.reject(f, req, 404, "")
 		return
 	}
-	// A session description the relay cannot see would make the phones send past it.
-	if req.Method == sip.INVITE && len(req.Body()) > 0 && (!sdpBody(req) || sipmsg.Value(req, "Content-Encoding") != "") {
+	if opaque(req) {
 		a.reject(f, req, 415, "", header("Accept", "application/sdp"))
 		return
 	}
