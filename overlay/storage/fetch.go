@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -124,7 +125,7 @@ func (s *Store) readable(req *wire.FetchRequest) error {
 		}
 		// "While multiple ranges MAY be specified, they MUST NOT overlap."
 		ranges := slices.Clone(sp.Ranges)
-		slices.SortFunc(ranges, func(a, b wire.ArrayRange) int { return int(int64(a.First) - int64(b.First)) })
+		slices.SortFunc(ranges, func(a, b wire.ArrayRange) int { return cmp.Compare(a.First, b.First) })
 		for j := range ranges {
 			if ranges[j].First > ranges[j].Last || j > 0 && ranges[j].First <= ranges[j-1].Last {
 				return refuse(wire.ErrorInvalidMessage, "array ranges")

@@ -339,6 +339,33 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
+// "the peer MUST increase the generation counter by at least one … a generation counter of 1 or greater": a member that
+// sends a replica with the largest there is must not make the next one 0, which nobody could fetch.
+func TestGenerationNeverIsZero(t *testing.T) {
+	s := New(Config{Kinds: kinds})
+	res := home("alice@m")
+	req, ctx := replica(res, kindSingle, 9, alice, single(1, "x"))
+	req.Kinds[0].Generation = ^uint64(0)
+	mustStore(t, s, epoch, the(req, ctx))
+	mustStore(t, s, epoch, the(put(res, kindSingle, alice, single(2, "y"))))
+	got := fetch(t, s, epoch, res, wire.DataSpecifier{Kind: kindSingle, Model: wire.SingleValue})
+	if got.Generation == 0 || len(got.Values) != 1 || string(got.Values[0].Value.Value) != "y" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The order of ranges does not depend on the size of an int: kits are 32-bit machines, too.
+func TestRangesFarApart(t *testing.T) {
+	s := New(Config{Kinds: kinds})
+	res := ident.ResourceID(alice.Node.Bytes(), 16)
+	mustStore(t, s, epoch, the(put(res, wire.KindCertificateByNode, alice, element(1, 0, "a"))))
+	got := fetch(t, s, epoch, res, wire.DataSpecifier{Kind: wire.KindCertificateByNode, Model: wire.Array,
+		Ranges: []wire.ArrayRange{{First: 0, Last: 0}, {First: 3 << 30, Last: 3<<30 + 1}}})
+	if len(got.Values) != 1 || string(got.Values[0].Value.Value) != "a" {
+		t.Errorf("%+v", got)
+	}
+}
+
 // "These operations MUST be atomic. If any operation fails, the state MUST be rolled back to what
 // it was before the request was received."
 func TestAtomic(t *testing.T) {

@@ -187,7 +187,7 @@ func (s *Store) stage(now time.Time, req *wire.StoreRequest, i int, ctx StoreCon
 		}
 	}
 	// Tombstones are not values to count, but they are bounded as well.
-	if exist > int(st.kind.MaxCount) || len(st.values) > 4*int(st.kind.MaxCount)+4 {
+	if int64(exist) > int64(st.kind.MaxCount) || int64(len(st.values)) > 4*int64(st.kind.MaxCount)+4 {
 		return nil, refuse(wire.ErrorDataTooLarge, "max-count")
 	}
 	return st, nil
@@ -281,7 +281,9 @@ func (s *Store) commit(req *wire.StoreRequest, ctx StoreContext, stages []*stage
 			// "the peer MUST set the generation counter to match the generation counter in the message"
 			k.generation = req.Kinds[i].Generation
 		} else {
-			k.generation++
+			// "The stored generation counter" is never 0, which in a request means none (RFC 6940 §7.4.1.1, §7.4.2.1). A
+			// replica store may have brought the largest there is.
+			k.generation = max(k.generation+1, 1)
 			resp.Replicas = slices.Clone(ctx.Replicas)
 		}
 		resp.Generation = k.generation
