@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/pion/logging"
 )
 
 // quietLogger hands the libraries' messages to slog at debug level, whatever level they claim: a dropped packet is
-// news to a developer, not to an operator. Their trace messages, one per packet, are left out.
+// news to a developer, not to an operator. Their trace messages, one per packet, are left out, and so is what names the
+// password of a link's ICE: whoever reads it could answer checks in the peer's name.
 type quietLogger struct{ log *slog.Logger }
 
 func (l quietLogger) NewLogger(scope string) logging.LeveledLogger {
@@ -25,7 +27,7 @@ func (l quietLogger) print(msg string) {
 }
 
 func (l quietLogger) printf(format string, args ...any) {
-	if l.enabled() {
+	if l.enabled() && !strings.Contains(format, "Pwd") {
 		l.log.Debug(fmt.Sprintf(format, args...))
 	}
 }
