@@ -65,7 +65,7 @@ func (m *Mission) AddHandset(name string, kit int) (Handset, error) {
 	}
 	for i := 1; i <= perKit; i++ { // from 01; 00 is the last to be given
 		number := fmt.Sprintf("%d%02d", kit, i%perKit)
-		if !slices.ContainsFunc(m.Handsets, func(h Handset) bool { return h.Number == number }) {
+		if !slices.ContainsFunc(m.Handsets, func(h Handset) bool { return h.Number == number || h.Name == number }) {
 			return m.AddNumber(name, number)
 		}
 	}
@@ -85,10 +85,10 @@ func (m *Mission) AddNumber(name, number string) (Handset, error) {
 		return Handset{}, ErrFull
 	}
 	for _, h := range m.Handsets {
-		if fold(h.Name) == fold(name) {
+		if fold(h.Name) == fold(name) || h.Number == name {
 			return Handset{}, fmt.Errorf("handset %q: %w by number %s", name, ErrNameTaken, h.Number)
 		}
-		if h.Number == number {
+		if h.Number == number || h.Name == number {
 			return Handset{}, fmt.Errorf("handset number %s: %w by %q", number, ErrNumberTaken, h.Name)
 		}
 	}

@@ -288,6 +288,12 @@ func (m *Mission) checkHandsets() error {
 		}
 		names[fold(h.Name)], numbers[h.Number] = true, true
 	}
+	// Both are dialled: a name that is somebody else's number would be two people at one address.
+	for i, h := range m.Handsets {
+		if numbers[h.Name] && h.Name != h.Number {
+			return invalid(fmt.Sprintf("handset[%d].name", i), "%q: the number of another", h.Name)
+		}
+	}
 	return nil
 }
 

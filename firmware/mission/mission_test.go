@@ -118,6 +118,8 @@ func TestParseErrors(t *testing.T) {
 		{strings.Replace(good, m.Root.Certificate, other.Root.Certificate, 1), `key "root.certificate"`},
 		{strings.Replace(good, m.Root.Key, other.Root.Key, 1), `key "root.key"`},
 		{sub("name = 'Bob'", "name = 'ANN'"), `key "handset[1].name": "ANN": twice`},
+		{sub("name = 'Bob'", "name = '10001'"), `key "handset[1].name": "10001": the number of another`},
+		{sub("name = 'Ann'", "name = '10002'"), `key "handset[0].name": "10002": the number of another`},
 		{sub("number = '10002'", "number = '10001'"), `key "handset[1].number"`},
 		{sub("number = '10002'", "number = '09902'"), `key "handset[1].number"`},
 		{sub("number = '10002'", "number = '90002'"), `key "handset[1].number"`},
@@ -187,6 +189,25 @@ func TestAddHandset(t *testing.T) {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}
+	if _, err := Parse(must(m.Marshal())); err != nil {
+		t.Error(err)
+	}
+}
+
+// A name is dialled like a number: none may be the number of somebody else, whoever came first.
+func TestNamesAreNobodyElsesNumbers(t *testing.T) {
+	m := must(New("alpha", Options{}))
+	must(m.AddNumber("10001", "10002"))
+	if _, err := m.AddNumber("ann", "10001"); !errors.Is(err, ErrNumberTaken) {
+		t.Errorf("the number that is a name: %v", err)
+	}
+	if _, err := m.AddNumber("10002", "10003"); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("the name that is a number: %v", err)
+	}
+	if h := must(m.AddHandset("ann", 100)); h.Number != "10003" {
+		t.Errorf("the lowest free number was %s", h.Number)
+	}
+	must(m.AddNumber("20001", "20001")) // one's own
 	if _, err := Parse(must(m.Marshal())); err != nil {
 		t.Error(err)
 	}
