@@ -45,7 +45,7 @@ type Neighbour struct {
 	NodeID     string   `json:"node_id"`
 	Number     int      `json:"number,omitempty"`
 	Name       string   `json:"name,omitempty"`
-	State      string   `json:"state"` // linked, seen, lost, stranger or refused
+	State      string   `json:"state"` // linked, seen or stranger
 	Reason     string   `json:"reason,omitempty"`
 	Addresses  []string `json:"addresses,omitempty"`
 	Interfaces []string `json:"interfaces,omitempty"`
