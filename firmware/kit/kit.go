@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +37,8 @@ type Kit struct {
 	log     *slog.Logger
 
 	id      *ident.Identity
-	mission atomic.Pointer[mission.Mission] // replaced when the operator's file has other accounts
+	mission atomic.Pointer[mission.Mission] // replaced when there are other accounts or a newer document
+	change  sync.Mutex                      // one change of mission after the other, see adopt
 	number  int
 	name    string
 
@@ -162,6 +164,9 @@ func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
 			err = k.takeAccounts(path)
 		}
 		if err != nil {
+			// A file that was still being copied need not have another time when it is whole: a FAT file system
+			// counts in two seconds.
+			seen = time.Time{}
 			k.health.Warn("accounts", err.Error())
 		} else {
 			k.health.OK("accounts")
@@ -183,18 +188,31 @@ func (k *Kit) takeAccounts(path string) error {
 	if err != nil {
 		return err
 	}
+	if m, err = k.adopt(m); err != nil {
+		return err
+	}
+	return k.telephony.setAccounts(m)
+}
+
+// adopt goes over to what the operator's file says. It is one of two ways in which the mission changes; the other
+// is newDocument. They come from goroutines of their own, and one that began before the other must not put back
+// what that replaced: it might bring a revoked kit back.
+func (k *Kit) adopt(m *mission.Mission) (*mission.Mission, error) {
+	k.change.Lock()
+	defer k.change.Unlock()
 	kept := k.mission.Load()
 	if !m.Same(kept) {
-		return errors.New("the mission file is of another mission; the kit changes over when it is restarted")
+		return nil, errors.New("the mission file is of another mission; the kit changes over when it is restarted")
 	}
-	if m, err = kept.Adopt(m); err != nil { // without the root key, and never with an older document
-		return err
+	m, err := kept.Adopt(m) // without the root key, and never with an older document
+	if err != nil {
+		return nil, err
 	}
 	if ident.CompareSequence(m.Document().Sequence, kept.Document().Sequence) > 0 {
 		if err := k.changeDocument(m); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	k.mission.Store(m)
-	return k.telephony.setAccounts(m)
+	return m, nil
 }

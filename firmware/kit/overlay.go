@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
 	"fieldkit/firmware/mission"
+	"fieldkit/firmware/task"
 	"fieldkit/overlay/discovery"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link"
@@ -141,6 +143,11 @@ func (k *Kit) newDocument(d *ident.Document) {
 	m, err := k.mission.Load().WithDocument(d)
 	if err == nil {
 		err = k.changeDocument(m)
+	k.change.Lock()
+	defer k.change.Unlock()
+	if ident.CompareSequence(d.Sequence, k.mission.Load().Document().Sequence) <= 0 {
+		return // it came by another way meanwhile, or a newer one did
+	}
 	}
 	if err != nil {
 		k.health.Warn("configuration", err.Error())
@@ -148,7 +155,7 @@ func (k *Kit) newDocument(d *ident.Document) {
 }
 
 // changeDocument goes over to the document of m: it is kept, and the kit takes part anew by its rules. Calls to other
-// kits end with the old membership.
+// kits end with the old membership. k.change is held.
 func (k *Kit) changeDocument(m *mission.Mission) error {
 	if err := m.WithoutRootKey().Save(filepath.Join(k.cfg.StateDir, mission.MissionItem)); err != nil {
 		return fmt.Errorf("newer configuration document not kept: %w", err)
@@ -180,7 +187,8 @@ const maxHandsets = 512
 // everybody, a trunk more each costs little, and saves the first call the time of an AppAttach.
 const trunksAhead = 16
 
-// both runs functions until one fails or ctx ends, and waits for all of them.
+// both runs functions until one fails or ctx ends, and waits for all of them. One that panics has failed: its part is
+// made anew, as the task group does with what runs in its own goroutine, and the kit goes on.
 func both(ctx context.Context, runs ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -192,6 +200,11 @@ func both(ctx context.Context, runs ...func(context.Context) error) error {
 			errs[i] = run(ctx)
 		})
 	}
+			defer func() {
+				if v := recover(); v != nil {
+					errs[i] = &task.PanicError{Value: v, Stack: debug.Stack()}
+				}
+			}()
 	all.Wait()
 	return errors.Join(errs...)
 }
