@@ -42,6 +42,16 @@ func (k *Kit) overlayStatus(s *ui.Status, now time.Time) {
 	if d := k.overlay.found.Load(); d != nil {
 		s.Counters = append(s.Counters, counters("discovery ", d.Snapshot().Stats)...)
 	}
+	if t := k.overlay.links.Load(); t != nil {
+		s.Counters = append(s.Counters, counters("link ", t.Stats())...)
+	}
+	if u := k.overlay.usage.Load(); u != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if stats, err := u.Stats(ctx); err == nil {
+			s.Counters = append(s.Counters, counters("sip usage ", stats)...)
+		}
+	}
 }
 
 // announced are the kits that mDNS has now, by Node-ID.

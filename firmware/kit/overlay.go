@@ -30,6 +30,7 @@ import (
 
 // overlay is the kit's membership in the overlay: one peer at a time, made anew when it failed.
 type overlay struct {
+	links atomic.Pointer[link.Transport]
 	node  atomic.Pointer[node.Node]
 	usage atomic.Pointer[sipusage.Usage]
 	found atomic.Pointer[discovery.Discovery]
@@ -112,8 +113,10 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 	if err != nil {
 		return err
 	}
+	o.links.Store(t)
 	o.node.Store(n)
 	o.usage.Store(u)
+	defer o.links.Store(nil)
 	defer o.node.Store(nil)
 	defer o.usage.Store(nil)
 	changes, cancel := n.Subscribe()

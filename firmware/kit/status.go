@@ -61,6 +61,9 @@ func (k *Kit) telephonyStatus(s *ui.Status, now time.Time) {
 		s.Calls = append(s.Calls, call(c, now))
 	}
 	s.Counters = append(s.Counters, counters("sip ", t.Stats)...)
+	if r := k.telephony.relay.Load(); r != nil {
+		s.Counters = append(s.Counters, counters("media ", r.Stats())...)
+	}
 }
 
 // published are the addresses-of-record that other kits can find here.
