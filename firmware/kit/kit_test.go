@@ -253,6 +253,25 @@ func TestAccountsAreKnownByNumberAndName(t *testing.T) {
 	}
 }
 
+// The overlay holds what a certificate can name. The rest is nowhere else: that is no error to be tried again, and who
+// dials it is told so at once, whether or not there is an overlay.
+func TestNamesThatTheOverlayCannotHold(t *testing.T) {
+	k := still(t)
+	d := directory{k}
+	for aor, held := range map[string]bool{"10101@m": true, "anna@m": true, "anna-2.b@m": true, "anna berg@m": false, "zoë@m": false, `an"na@m`: false, "100%@m": false, "a;b@m": false, "@m": false} {
+		want, looked := error(nil), proxy.ErrNotFound
+		if held {
+			want, looked = errNotRunning, errNotRunning
+		}
+		if err := d.Publish(t.Context(), aor, time.Minute); !errors.Is(err, want) {
+			t.Errorf("publication of %s: %v, want %v", aor, err, want)
+		}
+		if _, err := d.Lookup(t.Context(), aor); !errors.Is(err, looked) {
+			t.Errorf("lookup of %s: %v, want %v", aor, err, looked)
+		}
+	}
+}
+
 func TestMissionFileIsTakenUp(t *testing.T) {
 	k := still(t)
 	operators := k.mission.Load()

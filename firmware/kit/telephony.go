@@ -140,8 +140,18 @@ func (t *telephony) giveTrunks(ctx context.Context, k *Kit, a *agent.Agent) {
 // directory is the overlay as the telephony sees it.
 type directory struct{ k *Kit }
 
-// Publish implements proxy.Directory.
+// addressable tells whether the overlay can hold an address-of-record: a certificate has to name it (rfc822Name), which
+// leaves out blanks and letters beyond ASCII. A person of such a name is dialled by it at this kit, and by number at all.
+func addressable(aor string) bool {
+	_, err := sipusage.Canonical(aor)
+	return err == nil
+}
+
+// Publish implements proxy.Directory. What the overlay cannot hold is no failure to be tried again.
 func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) error {
+	if !addressable(aor) {
+		return nil
+	}
 	u := d.k.overlay.usage.Load()
 	if u == nil {
 		return errNotRunning
@@ -163,6 +173,9 @@ const (
 
 // Lookup implements proxy.Directory.
 func (d directory) Lookup(ctx context.Context, aor string) ([]proxy.Target, error) {
+	if !addressable(aor) {
+		return nil, proxy.ErrNotFound
+	}
 	if !d.k.hasAccount(aor) {
 		return d.lookup(ctx, aor)
 	}
