@@ -66,17 +66,21 @@ func (k *Kit) servePage(ctx context.Context, ready func()) error {
 }
 
 // listenPage waits a while for the handset side: its address comes when its interface does. A listener
-// without an address of its own takes the handset address, so that the page is not served to the kits' side.
+// without an address of its own takes the handset address, and serves the handsets alone.
 func (k *Kit) listenPage(ctx context.Context) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(k.cfg.Status.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("status page: %w", err)
 	}
-	if a, err := netip.ParseAddr(host); err != nil || a.IsUnspecified() {
-		host = k.cfg.Handset.Address.String()
+	at, err := netip.ParseAddr(host)
+	if err != nil || at.IsUnspecified() {
+		at = k.cfg.Handset.Address
 	}
 	for try := 0; ; try++ {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, port))
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(at.String(), port))
+		if err == nil && at.Unmap() == k.cfg.Handset.Address.Unmap() {
+			return handsetsOnly{l, k.cfg.Handset.Network}, nil
+		}
 		if err == nil || try == 10 {
 			return l, err
 		}
@@ -85,5 +89,28 @@ func (k *Kit) listenPage(ctx context.Context) (net.Listener, error) {
 			return nil, ctx.Err()
 		case <-time.After(500 * time.Millisecond):
 		}
+	}
+}
+
+// handsetsOnly takes connections of handsets and of the kit itself. The address that it listens at is not enough: the
+// system takes a packet for any of its addresses on any interface, so a machine on a cable reaches the handset address
+// by a route through the kit's own address there. Its answers would find no way back from a forged one.
+type handsetsOnly struct {
+	net.Listener
+	network netip.Prefix
+}
+
+// Accept returns the next connection that is to be served.
+func (l handsetsOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+		if addr := from.Addr().Unmap(); err == nil && (l.network.Contains(addr) || addr.IsLoopback()) {
+			return c, nil
+		}
+		_ = c.Close()
 	}
 }
