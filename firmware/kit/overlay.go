@@ -143,14 +143,14 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 
 // newDocument takes a newer configuration document that a neighbour brought, signed as it must be.
 func (k *Kit) newDocument(d *ident.Document) {
-	m, err := k.mission.Load().WithDocument(d)
-	if err == nil {
-		err = k.changeDocument(m)
 	k.change.Lock()
 	defer k.change.Unlock()
 	if ident.CompareSequence(d.Sequence, k.mission.Load().Document().Sequence) <= 0 {
 		return // it came by another way meanwhile, or a newer one did
 	}
+	m, err := k.mission.Load().WithDocument(d)
+	if err == nil {
+		err = k.changeDocument(m)
 	}
 	if err != nil {
 		k.health.Warn("configuration", err.Error())
@@ -200,14 +200,14 @@ func both(ctx context.Context, runs ...func(context.Context) error) error {
 	for i, run := range runs {
 		all.Go(func() {
 			defer cancel()
-			errs[i] = run(ctx)
-		})
-	}
 			defer func() {
 				if v := recover(); v != nil {
 					errs[i] = &task.PanicError{Value: v, Stack: debug.Stack()}
 				}
 			}()
+			errs[i] = run(ctx)
+		})
+	}
 	all.Wait()
 	return errors.Join(errs...)
 }
@@ -266,10 +266,16 @@ func (o *overlay) ringChangedWithin(d time.Duration) bool {
 	return !o.ringAt.IsZero() && time.Since(o.ringAt) < d
 }
 
+// strangerWindow is how long a stranger counts as about after it was refused last; it stays in the list of kits.
+const strangerWindow = 10 * time.Minute
+
 // judgeOverlay keeps what the health tree says of the overlay.
 func (k *Kit) judgeOverlay(s node.Snapshot) {
-	if n := len(s.Strangers); n > 0 {
-		k.health.Warn("strangers", fmt.Sprintf("%d refused, last %s: %s", n, s.Strangers[n-1].From, s.Strangers[n-1].Why))
+	// Those that came last are at the end.
+	now := time.Now()
+	about := slices.DeleteFunc(slices.Clone(s.Strangers), func(x node.Stranger) bool { return now.Sub(x.Last) >= strangerWindow })
+	if n := len(about); n > 0 {
+		k.health.Warn("strangers", fmt.Sprintf("%d refused, last %s: %s", n, about[n-1].From, about[n-1].Why))
 	} else {
 		k.health.OK("strangers")
 	}
@@ -278,15 +284,25 @@ func (k *Kit) judgeOverlay(s node.Snapshot) {
 	} else {
 		k.health.OK("kits")
 	}
-	k.health.Remove("numbers")
+	if twin := k.twin(); twin != "" {
+		k.health.Warn("numbers", fmt.Sprintf("kit %.8s has the number %d too", twin, k.number))
+	} else {
+		k.health.Remove("numbers")
+	}
+}
+
+// twin is the kit of this mission with the number of this one, of several always the same; "" if there is none.
+func (k *Kit) twin() (node string) {
+	mine := k.announcement().Overlay
 	o := &k.overlay
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for key, p := range o.seen {
-		if int(p.peer.Number) == k.number && p.peer.Overlay == k.announcement().Overlay {
-			k.health.Warn("numbers", fmt.Sprintf("kit %.8s has the number %d too", key.node, k.number))
+		if int(p.peer.Number) == k.number && p.peer.Overlay == mine && (node == "" || key.node < node) {
+			node = key.node
 		}
 	}
+	return node
 }
 
 // linkAddresses are the addresses that the overlay may use. The handsets' side is never among them: it is

@@ -208,7 +208,10 @@ func TestOverlayInTheHealthTree(t *testing.T) {
 	twin := announcedBy(k, nodeID(t, "02"), "eth0", "169.254.60.2:6084", uint16(k.number))
 	k.discovered(twin)
 	k.lights.lost = time.Now()
-	k.judgeOverlay(node.Snapshot{Strangers: []node.Stranger{{From: "169.254.60.8:1", Why: "first"}, {From: "169.254.60.9:1", Why: "unknown root"}}})
+	now := time.Now()
+	k.judgeOverlay(node.Snapshot{Strangers: []node.Stranger{
+		{From: "169.254.60.7:1", Why: "long ago", Last: now.Add(-strangerWindow)}, {From: "169.254.60.8:1", Why: "first", Last: now}, {From: "169.254.60.9:1", Why: "unknown root", Last: now},
+	}})
 	for name, want := range map[string]string{
 		"strangers": "warn: 2 refused, last 169.254.60.9:1: unknown root", "kits": "warn: a kit was lost", "numbers": "warn: kit 00000000 has the number 101 too",
 	} {
@@ -220,7 +223,7 @@ func TestOverlayInTheHealthTree(t *testing.T) {
 	twin.Kind = discovery.Down
 	k.discovered(twin)
 	k.lights.lost = time.Now().Add(-board.LostWindow)
-	k.judgeOverlay(node.Snapshot{})
+	k.judgeOverlay(node.Snapshot{Strangers: []node.Stranger{{From: "169.254.60.9:1", Why: "unknown root", Last: now.Add(-strangerWindow)}}})
 	for name, want := range map[string]string{"strangers": "ok", "kits": "ok", "numbers": ""} {
 		if got := check(k, name); got != want {
 			t.Errorf("afterwards %s: %q, want %q", name, got, want)
@@ -234,6 +237,27 @@ func TestOverlayInTheHealthTree(t *testing.T) {
 	if got := check(k, "numbers"); got != "" {
 		t.Errorf("another mission's kit of the same number: %q", got)
 	}
+}
+
+// "since when" is since it is so, not since it was looked at last.
+func TestWhatStaysWrongKeepsItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := still(t)
+		k.discovered(announcedBy(k, nodeID(t, "03"), "eth0", "169.254.60.3:6084", uint16(k.number)))
+		k.discovered(announcedBy(k, nodeID(t, "02"), "usb0", "192.168.7.2:6084", uint16(k.number)))
+		for range 10 {
+			k.judgeOverlay(node.Snapshot{Strangers: []node.Stranger{{From: "169.254.60.9:1", Why: "unknown root", Last: time.Now()}}})
+			time.Sleep(time.Second)
+		}
+		for _, c := range checks(k.health.Snapshot()) {
+			if c.State != "ok" && c.SinceS != 10 {
+				t.Errorf("%s is wrong for %v s, want 10", c.Name, c.SinceS)
+			}
+		}
+		if got, want := k.twin(), nodeID(t, "02").String(); got != want {
+			t.Errorf("of two kits with this number it named %s, want %s", got, want)
+		}
+	})
 }
 
 func TestCallInTheStatus(t *testing.T) {
