@@ -26,7 +26,8 @@ func (p *pace) next(peers int, suspect bool, random float64) time.Duration {
 		// Soon, then less and less often. The first is not stretched: whoever was there before the change may not be now.
 		length := p.cfg.Short << min(p.step, maxDoublings)
 		if p.step > 0 {
-			length *= crowd
+			// Half to one and a half: kits that were powered up together must not go on asking together.
+			length = length*crowd/2 + time.Duration(random*float64(length*crowd))
 		}
 		p.step++
 		p.fast += length

@@ -21,9 +21,9 @@ func TestPaceSlowsDown(t *testing.T) {
 	p := &pace{cfg: standard()}
 	var got []time.Duration
 	for range 6 {
-		got = append(got, p.next(1, false, 0))
+		got = append(got, p.next(1, false, 0.5))
 	}
-	want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, 30 * time.Second}
+	want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, 45 * time.Second}
 	for i := range want {
 		if got[i] != want[i] {
 			t.Fatalf("cycles of %v, want %v", got, want)
@@ -32,6 +32,15 @@ func TestPaceSlowsDown(t *testing.T) {
 	p.kicked()
 	if d := p.next(100, false, 0); d != DefaultShort {
 		t.Errorf("after a change the first cycle lasts %v with a hundred kits about", d)
+	}
+}
+
+func TestPaceSpreadsWhoStartedTogether(t *testing.T) {
+	early, late := &pace{cfg: standard()}, &pace{cfg: standard()}
+	early.next(3, false, 0)
+	late.next(3, false, 1)
+	if a, b := early.next(3, false, 0), late.next(3, false, 1); a != 2500*time.Millisecond || b != 7500*time.Millisecond {
+		t.Errorf("the second cycles last from %v to %v", a, b)
 	}
 }
 
