@@ -87,7 +87,8 @@ func TestChangesOfTheMissionDoNotUndoEachOther(t *testing.T) {
 	}
 }
 
-// A file that was read while it was being copied is read again, though its time is the same when it is whole.
+// A file that comes while the kit runs is found, and one that was read while it was being copied is read again, though its
+// time is the same when it is whole.
 func TestMissionFileThatFailedIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := still(t)
@@ -112,6 +113,7 @@ func TestMissionFileThatFailedIsReadAgain(t *testing.T) {
 		defer cancel()
 		ended := make(chan error, 1)
 		go func() { ended <- k.watchAccounts(ctx, func() {}) }()
+		synctest.Wait() // there is no file yet
 		write(whole[:len(whole)/2])
 		time.Sleep(accountsPoll + time.Second)
 		if got := check(k, "accounts"); !strings.HasPrefix(got, "warn: ") {
@@ -121,6 +123,18 @@ func TestMissionFileThatFailedIsReadAgain(t *testing.T) {
 		time.Sleep(accountsPoll)
 		if got := check(k, "accounts"); got != "ok" || !k.hasAccount("anna@x") {
 			t.Errorf("the whole file: %q", got)
+		}
+		// Whoever takes the file off the card, because it has the root key, loses no account.
+		if err := os.Remove(k.cfg.Mission); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * accountsPoll)
+		own, err := mission.Load(k.ownFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(own.Handsets) != 1 || own.HasRootKey() || !k.hasAccount("anna@x") || check(k, "accounts") != "ok" {
+			t.Errorf("without the file: accounts %v, kept %d, root key %v, %q", k.mission.Load().Handsets, len(own.Handsets), own.HasRootKey(), check(k, "accounts"))
 		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {

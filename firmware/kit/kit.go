@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,13 +148,16 @@ func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
 	ready()
 	poll := time.NewTicker(accountsPoll)
 	defer poll.Stop()
-	path := k.accountsFile()
+	var path string
 	var seen time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-poll.C:
+		}
+		if now := k.accountsFile(); now != path { // the operator's file came or went
+			path, seen = now, time.Time{}
 		}
 		info, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().Equal(seen) {
@@ -178,17 +182,20 @@ func (k *Kit) watchAccounts(ctx context.Context, ready func()) error {
 // copy.
 func (k *Kit) accountsFile() string {
 	if _, err := os.Stat(k.cfg.Mission); err != nil || k.mission.Load().Founded {
-		return filepath.Join(k.cfg.StateDir, mission.MissionItem)
+		return k.ownFile()
 	}
 	return k.cfg.Mission
 }
+
+// ownFile is the kit's own copy of the mission.
+func (k *Kit) ownFile() string { return filepath.Join(k.cfg.StateDir, mission.MissionItem) }
 
 func (k *Kit) takeAccounts(path string) error {
 	m, err := mission.Load(path)
 	if err != nil {
 		return err
 	}
-	if m, err = k.adopt(m); err != nil {
+	if m, err = k.adopt(m, path != k.ownFile()); err != nil {
 		return err
 	}
 	return k.telephony.setAccounts(m)
@@ -196,8 +203,9 @@ func (k *Kit) takeAccounts(path string) error {
 
 // adopt goes over to what the operator's file says. It is one of two ways in which the mission changes; the other
 // is newDocument. They come from goroutines of their own, and one that began before the other must not put back
-// what that replaced: it might bring a revoked kit back.
-func (k *Kit) adopt(m *mission.Mission) (*mission.Mission, error) {
+// what that replaced: it might bring a revoked kit back. keep has the kit's own copy say the same, so that the
+// operator's file may be gone afterwards.
+func (k *Kit) adopt(m *mission.Mission, keep bool) (*mission.Mission, error) {
 	k.change.Lock()
 	defer k.change.Unlock()
 	kept := k.mission.Load()
@@ -208,9 +216,14 @@ func (k *Kit) adopt(m *mission.Mission) (*mission.Mission, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ident.CompareSequence(m.Document().Sequence, kept.Document().Sequence) > 0 {
+	switch {
+	case ident.CompareSequence(m.Document().Sequence, kept.Document().Sequence) > 0:
 		if err := k.changeDocument(m); err != nil {
 			return nil, err
+		}
+	case keep && !slices.Equal(m.Handsets, kept.Handsets):
+		if err := m.Save(k.ownFile()); err != nil {
+			return nil, fmt.Errorf("accounts not kept: %w", err)
 		}
 	}
 	k.mission.Store(m)

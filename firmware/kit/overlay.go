@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -160,7 +159,7 @@ func (k *Kit) newDocument(d *ident.Document) {
 // changeDocument goes over to the document of m: it is kept, and the kit takes part anew by its rules. Calls to other
 // kits end with the old membership. k.change is held.
 func (k *Kit) changeDocument(m *mission.Mission) error {
-	if err := m.WithoutRootKey().Save(filepath.Join(k.cfg.StateDir, mission.MissionItem)); err != nil {
+	if err := m.WithoutRootKey().Save(k.ownFile()); err != nil {
 		return fmt.Errorf("newer configuration document not kept: %w", err)
 	}
 	k.mission.Store(m.WithoutRootKey())
