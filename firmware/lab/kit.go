@@ -122,7 +122,10 @@ func (k *Kit) config(neighbours []string) string {
 	fmt.Fprintf(&b, "[kit]\nnumber = %d\n\n[board]\nsimulated = true\n\n[handset]\naddress = %q\nnetwork = %q\n", k.Number, k.at.handset, k.at.network)
 	fmt.Fprintf(&b, "\n[link]\nport = %d\n", k.at.port)
 	if k.at.link.IsValid() {
-		fmt.Fprintf(&b, "addresses = [%q]\nneighbours = [\"%s\"]\n", k.at.link, strings.Join(neighbours, `", "`))
+		fmt.Fprintf(&b, "addresses = [%q]\n", k.at.link)
+	}
+	if len(neighbours) > 0 {
+		fmt.Fprintf(&b, "neighbours = [\"%s\"]\n", strings.Join(neighbours, `", "`))
 	}
 	fmt.Fprintf(&b, "\n[status]\nlisten = %q\n", k.at.status)
 	fmt.Fprintf(&b, "\n[log]\nlevel = %q\n", k.level)

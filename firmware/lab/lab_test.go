@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fieldkit/firmware/config"
 )
 
 func TestOptionsAreChecked(t *testing.T) {
@@ -121,6 +123,32 @@ func TestEveryPhoneHasItsTone(t *testing.T) {
 		heard[hz] = i
 		if hz < 300 || hz > 3400 {
 			t.Errorf("phone %d says %v Hz, which a telephone does not carry", i, hz)
+		}
+	}
+}
+
+// What the lab writes for a kit is what a kit reads, also for one that has no neighbours.
+func TestKitsAreGivenUsableConfigurations(t *testing.T) {
+	onLoopback, err := newLoopback(Options{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer onLoopback.close()
+	for n := 1; n <= 3; n++ {
+		l := &Lab{opts: Options{Kits: n}, world: onLoopback}
+		for i := range n {
+			at, err := onLoopback.kit(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := config.Parse([]byte((&Kit{Number: kitNumber(i), at: at}).config(l.neighbours(i))))
+			if err != nil {
+				t.Errorf("kit %d of %d: %v", i+1, n, err)
+				continue
+			}
+			if len(c.Link.Neighbours) != n-1 || c.Kit.Number != kitNumber(i) {
+				t.Errorf("kit %d of %d: number %d, neighbours %v", i+1, n, c.Kit.Number, c.Link.Neighbours)
+			}
 		}
 	}
 }
