@@ -89,6 +89,8 @@ var allowed = map[string][]string{
 	"sip/registrar":     {},
 	"sip/proxy":         {},
 	"sip/media":         {},
+	"sip/sipmsg":        {},
+	"sip/agent":         {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
 	"firmware/health":   {},
 	"firmware/task":     {},
 	"board/store":       {},

@@ -137,6 +137,25 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// ExportCommand is `fieldkit mission export FILE OUT`.
+type ExportCommand struct {
+	File string `arg:"" help:"Mission file." type:"existingfile"`
+	Out  string `arg:"" help:"File to write: the mission as it is now, without its root key." type:"path"`
+}
+
+// Write makes the copy that kits are given once they are in.
+func (c ExportCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	if err := m.WithoutRootKey().Create(c.Out); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "Mission %q written to %s without its root key: kits that are in take accounts and revocations from it, and nobody gets in by it.\n", m.Name, c.Out)
+	return err
+}
+
 // RevokeCommand is `fieldkit mission revoke FILE NODE-ID`.
 type RevokeCommand struct {
 	File string `arg:"" help:"Mission file, with its root key." type:"existingfile"`

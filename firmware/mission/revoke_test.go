@@ -73,3 +73,27 @@ func TestRevokeCommand(t *testing.T) {
 		t.Error("a Node-ID that is none")
 	}
 }
+
+func TestExportLeavesTheRootKeyOut(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "m.mission"), filepath.Join(dir, "kits.mission")
+	m := must(New("relief", Options{}))
+	h := must(m.AddHandset("Anna", 101))
+	if err := m.Create(from); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := (ExportCommand{File: from, Out: to}).Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	e := must(Load(to))
+	if e.HasRootKey() || !e.Same(m) || len(e.Handsets) != 1 || e.Handsets[0] != h {
+		t.Errorf("root key %v, accounts %v", e.HasRootKey(), e.Handsets)
+	}
+	if !must(Load(from)).HasRootKey() {
+		t.Error("the operator's file lost its key")
+	}
+	if err := (ExportCommand{File: from, Out: to}).Write(&out); err == nil {
+		t.Error("a file that is there was overwritten")
+	}
+}

@@ -390,7 +390,7 @@ func (a *Agent) link(t proxy.Trunk) *flow {
 		a.log.Warn("trunk refused", "kit", t.Kit(), "limit", a.cfg.Limits.Trunks)
 		return nil
 	}
-	f := &flow{trunk: &link{t: t, kit: t.Kit()}}
+	f := &flow{trunk: &link{t: t, kit: t.Kit(), bucket: bucket{rate: trunkRate, burst: trunkBurst}}}
 	l.links[t] = f
 	onMedia := func([]byte) {}
 	if a.media != nil {
@@ -409,8 +409,18 @@ func (a *Agent) link(t proxy.Trunk) *flow {
 	return f
 }
 
+// Messages per second of one trunk: above what a busy kit sends, below what would keep this kit's handsets waiting.
+const (
+	trunkRate  = 500
+	trunkBurst = 1000
+)
+
 // trunkMessage is called by the trunk, in the order of its messages.
 func (a *Agent) trunkMessage(f *flow, b []byte) {
+	if !f.trunk.bucket.take(time.Now()) {
+		a.count.overload.Add(1) // dropped: the far kit repeats what matters
+		return
+	}
 	msg, fault := sipmsg.Parse(b)
 	if fault != nil {
 		a.count.malformed.Add(1)

@@ -129,6 +129,7 @@ func (f *flow) Close() error           { return nil }
 
 // link is a trunk in use. The relay is given the link's trunk itself.
 type link struct {
-	t   proxy.Trunk
-	kit string
+	t      proxy.Trunk
+	kit    string
+	bucket bucket // of messages that come; only the trunk's own reader uses it
 }

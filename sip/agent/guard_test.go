@@ -727,6 +727,32 @@ func TestTrunksOfOneKitAreBounded(t *testing.T) {
 	}
 }
 
+// A kit of the mission that went mad keeps no handset here waiting.
+func TestFloodFromATrunkIsBounded(t *testing.T) {
+	k := newKit(t, nil, nil)
+	mine, theirs := newPipe(k.cfg.Kit, "far")
+	t.Cleanup(func() { _ = mine.Close() })
+	if err := k.AddTrunk(theirs); err != nil {
+		t.Fatal(err)
+	}
+	mine.Handle(func([]byte) {}, func([]byte) {})
+	for len(k.Snapshot().Trunks) == 0 {
+		runtime.Gosched()
+	}
+	const flood = 20_000
+	began := time.Now()
+	for i := range flood {
+		_ = mine.SendMessage(fmt.Appendf(nil, "OPTIONS sip:x@%s SIP/2.0\r\nVia: SIP/2.0/UDP far;branch=z9hG4bK%d\r\nMax-Forwards: 9\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:x@%s>\r\nCall-ID: %d\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n", overlayName, i, overlayName, i))
+	}
+	p := newPhone(t, k, testAccounts[0], "127.0.61.98:0", "udp")
+	p.register("")
+	s := k.Snapshot().Stats
+	most := uint64(trunkBurst + trunkRate*(1+time.Since(began).Seconds()) + 10)
+	if s.Received > most || s.Overload == 0 {
+		t.Errorf("%d of %d messages were looked at, %d refused", s.Received, flood, s.Overload)
+	}
+}
+
 // A body the relay cannot rewrite would take the media past it.
 func TestOtherBodies(t *testing.T) {
 	k := newKit(t, nil, nil)

@@ -25,6 +25,7 @@ type commands struct {
 		New    missionNew    `cmd:"" help:"Make a mission: its root, its configuration, its Wi-Fi."`
 		Show   missionShow   `cmd:"" help:"Show what is in a mission file."`
 		Revoke missionRevoke `cmd:"" help:"Cut off a lost kit: no other kit believes it any more."`
+		Export missionExport `cmd:"" help:"Write a copy without the root key, for kits that are in."`
 	} `cmd:"" help:"The mission that kits are flashed from."`
 	Handset struct {
 		Add  handsetAdd  `cmd:"" help:"Make a handset account and say what to type into the phone."`
@@ -57,6 +58,7 @@ type (
 	missionNew    struct{ mission.NewCommand }
 	missionShow   struct{ mission.ShowCommand }
 	missionRevoke struct{ mission.RevokeCommand }
+	missionExport struct{ mission.ExportCommand }
 	handsetAdd    struct{ mission.HandsetAddCommand }
 	handsetList   struct{ mission.HandsetListCommand }
 )
@@ -64,6 +66,7 @@ type (
 func (c missionNew) Run() error    { return c.Write(os.Stdout) }
 func (c missionShow) Run() error   { return c.Write(os.Stdout) }
 func (c missionRevoke) Run() error { return c.Write(os.Stdout) }
+func (c missionExport) Run() error { return c.Write(os.Stdout) }
 func (c handsetAdd) Run() error    { return c.Write(os.Stdout) }
 func (c handsetList) Run() error   { return c.Write(os.Stdout) }
 
