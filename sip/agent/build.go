@@ -233,6 +233,26 @@ func (a *Agent) inDialog(res *sip.Response, to *flow, method sip.RequestMethod, 
 	return req, nil
 }
 
+// inDialogBack builds a request of ours in the dialog that res made, toward the one who sent the invite: the callee's
+// requests have From and To the other way round (RFC 3261 §12.2.1.1).
+func (a *Agent) inDialogBack(invite *sip.Request, res *sip.Response, to *flow, method sip.RequestMethod, seq uint32) (*sip.Request, error) {
+	contact, err := sipmsg.ParseAddress(sipmsg.Value(invite, "Contact"))
+	if err != nil {
+		return nil, fmt.Errorf("remote target: %w", err)
+	}
+	req := sip.NewRequest(method, contact.URI)
+	req.AppendHeader(a.via(to, newBranch()))
+	mf := sip.MaxForwardsHeader(maxForwards)
+	req.AppendHeader(&mf)
+	callee, caller := res.To(), res.From()
+	req.AppendHeader(&sip.FromHeader{DisplayName: callee.DisplayName, Address: callee.Address, Params: callee.Params})
+	req.AppendHeader(&sip.ToHeader{DisplayName: caller.DisplayName, Address: caller.Address, Params: caller.Params})
+	req.AppendHeader(sip.HeaderClone(res.CallID()))
+	req.AppendHeader(&sip.CSeqHeader{SeqNo: seq, MethodName: method})
+	req.SetBody(nil)
+	return req, nil
+}
+
 // opaque says whether a request may hold a session description that the relay cannot see: the phones would send past
 // it.
 func opaque(req *sip.Request) bool {

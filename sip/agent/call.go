@@ -291,9 +291,39 @@ func (a *Agent) trunkLost(now time.Time, c *call, f *flow) {
 			a.step(now, c, proxy.Failed{Branch: i, Status: 503})
 		}
 	}
-	if _, answered := c.core.Answered(); c.caller == f && !answered {
-		a.step(now, c, proxy.Cancel{})
+	i, answered := c.core.Answered()
+	switch {
+	case !answered:
+		if c.caller == f {
+			a.step(now, c, proxy.Cancel{})
+		}
+	case c.caller == f:
+		a.bye(c, i, proxy.Callee)
+	case c.branches[i].flow == f:
+		a.bye(c, i, proxy.Caller)
 	}
+}
+
+// beyond is above every CSeq that the lost end of a dialog has used.
+const beyond = 1 << 16
+
+// bye ends an answered call at the phone that is left: the trunk that carried the other end's voice is gone, and no
+// other one takes its media over. Without it a person would hold a silent phone.
+func (a *Agent) bye(c *call, i int, left proxy.Side) {
+	b := c.branches[i]
+	to, req := b.flow, (*sip.Request)(nil)
+	var err error
+	if left == proxy.Callee {
+		req, err = a.inDialog(b.last, b.flow, sip.BYE, b.last.CSeq().SeqNo+beyond)
+	} else {
+		to = c.caller
+		req, err = a.inDialogBack(c.server.req, b.last, c.caller, sip.BYE, beyond)
+	}
+	if err == nil {
+		_, err = a.start(to, req, nil, nil)
+	}
+	a.log.Info("call ended: its trunk is gone", "from", c.from, "to", c.to, "error", err)
+	a.finish(c)
 }
 
 // live is the flow that leads now to where f led: a kit that was lost and is back

@@ -420,6 +420,27 @@ func TestTrunkLost(t *testing.T) {
 	callee.request("CANCEL") // the phone at the far kit stops ringing
 }
 
+// A trunk that dies under a call takes its voice along: the phones at both ends are told, and nothing is held.
+func TestTrunkLostInACall(t *testing.T) {
+	caller, callee := pair(t, true, "udp", "udp")
+	caller.invite("10002", sdp(4000))
+	callee.answer(callee.request("INVITE"), 200, sdp(5000))
+	ok := caller.response(200)
+	caller.inside("ACK", ok, "")
+	callee.request("ACK")
+	callee.kit.closeTrunks()
+	for _, p := range []*phone{caller, callee} {
+		bye := p.request("BYE")
+		if tag, _ := bye.To().Params.Get("tag"); tag == "" || bye.CallID().Value() != ok.CallID().Value() {
+			t.Errorf("BYE outside of the dialog: %s", bye)
+		}
+		p.answer(bye, 200, "")
+	}
+	if n, m := len(caller.kit.Snapshot().Calls), len(callee.kit.Snapshot().Calls); n != 0 || m != 0 {
+		t.Errorf("%d and %d calls left", n, m)
+	}
+}
+
 // Malformed messages to a running agent over UDP and TCP: nothing breaks, and a
 // call still works. The mutations are those of PROTOS' test suite for INVITE.
 func TestMalformed(t *testing.T) {
