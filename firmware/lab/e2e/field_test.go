@@ -300,3 +300,27 @@ func refused(t *testing.T, from *lab.Phone, to string, code int) {
 		t.Errorf("call to %s ended with %v, want %d", to, err, code)
 	}
 }
+
+// The person at the other end of a call whose kit dies is not left holding a silent phone.
+func TestCallEndsWithItsKit(t *testing.T) {
+	l := running(t, lab.Options{Kits: 2}, "anna", "boris")
+	p := phones(t, l, 0, 1)
+	for _, caller := range []int{0, 1} { // the phone that is left has called, then has been called
+		eventually(t, 20*time.Second, func() error {
+			_, err := p[caller].Call(t.Context(), p[1-caller].Account.Number)
+			return err
+		})
+		// Two seconds of voice: by then the kit has saved its bindings, too.
+		within(t, 10*time.Second, func(ctx context.Context) error { return p[0].WaitMedia(ctx, 100) })
+		l.Kits[1].Kill()
+		within(t, 20*time.Second, p[0].WaitIdle)
+		if calls := status(t, l.Kits[0]).Calls; len(calls) != 0 {
+			t.Errorf("the kit that is left still has the call: %+v", calls)
+		}
+		must(t, l.Kits[1].Restart())
+		within(t, 30*time.Second, l.WaitRing)
+		within(t, 20*time.Second, func(ctx context.Context) error { return l.WaitReachable(ctx, p[1]) })
+		_, _, _ = p[1].Hangup(t.Context(), p[1]) // it believes in the call still
+		within(t, 10*time.Second, p[1].WaitIdle)
+	}
+}
