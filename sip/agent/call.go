@@ -311,11 +311,9 @@ const beyond = 1 << 16
 // other one takes its media over. Without it a person would hold a silent phone.
 func (a *Agent) bye(c *call, i int, left proxy.Side) {
 	b := c.branches[i]
-	to, req := b.flow, (*sip.Request)(nil)
-	var err error
-	if left == proxy.Callee {
-		req, err = a.inDialog(b.last, b.flow, sip.BYE, b.last.CSeq().SeqNo+beyond)
-	} else {
+	to := b.flow
+	req, err := a.inDialog(b.last, b.flow, sip.BYE, b.last.CSeq().SeqNo+beyond)
+	if left == proxy.Caller {
 		to = c.caller
 		req, err = a.inDialogBack(c.server.req, b.last, c.caller, sip.BYE, beyond)
 	}
