@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"reflect"
+	"time"
 
 	"github.com/grandcat/zeroconf"
 	"golang.org/x/net/bpf"
@@ -22,6 +23,9 @@ const maxPacket = 9000
 // a responder would answer on interfaces it was not made for. (The option
 // IPV6_MULTICAST_ALL does not help: it compares groups, not interfaces.)
 //
+// What was queued before the filter was there is read and thrown away, of a Resolver, which has asked nothing yet and
+// reads only from then on.
+//
 // The library offers no access to its sockets, hence the reflection over the
 // pinned version; it reports how many sockets it reached, which a test checks.
 func confine(of any, index int) int {
@@ -30,7 +34,8 @@ func confine(of any, index int) int {
 		return 0
 	}
 	v := reflect.ValueOf(of)
-	if r, ok := of.(*zeroconf.Resolver); ok {
+	r, asks := of.(*zeroconf.Resolver)
+	if asks {
 		if v = reflect.ValueOf(r).Elem().FieldByName("c"); !v.IsValid() {
 			return 0
 		}
@@ -51,14 +56,32 @@ func confine(of any, index int) int {
 		if c.SetBPF(filter) == nil {
 			n++
 		}
+		if asks {
+			drain(c, func(b []byte) error { _, _, _, err := c.ReadFrom(b); return err })
+		}
 	}
 	if f := field("ipv6conn", reflect.TypeFor[*ipv6.PacketConn]()); f.IsValid() {
 		c := (*ipv6.PacketConn)(f.UnsafePointer())
 		if c.SetBPF(filter) == nil {
 			n++
 		}
+		if asks {
+			drain(c, func(b []byte) error { _, _, _, err := c.ReadFrom(b); return err })
+		}
 	}
 	return n
+}
+
+// drainTime bounds the reading of what was queued, however much more comes meanwhile.
+const drainTime = 2 * time.Millisecond
+
+func drain(c interface{ SetReadDeadline(time.Time) error }, read func([]byte) error) {
+	if c.SetReadDeadline(time.Now().Add(drainTime)) != nil {
+		return
+	}
+	for b := make([]byte, maxPacket); read(b) == nil; {
+	}
+	_ = c.SetReadDeadline(time.Time{})
 }
 
 // interfaceFilter passes what came in on an interface and is not larger than
