@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/wire"
 )
 
@@ -49,23 +50,7 @@ func parseReloadURI(uri string) (id wire.NodeID, overlay string, err error) {
 }
 
 // ValidateOverlayName checks that name is a DNS-legal host name in lower case, as RFC 6940 §6.3.2 wants it.
-func ValidateOverlayName(name string) error {
-	if len(name) == 0 || len(name) > 253 {
-		return fmt.Errorf("overlay name %q: %d bytes, want 1 to 253", name, len(name))
-	}
-	for label := range strings.SplitSeq(name, ".") {
-		if len(label) == 0 || len(label) > 63 {
-			return fmt.Errorf("overlay name %q: label %q has %d bytes, want 1 to 63", name, label, len(label))
-		}
-		for i, c := range []byte(label) {
-			letter := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
-			if !letter && (c != '-' || i == 0 || i == len(label)-1) {
-				return fmt.Errorf("overlay name %q: label %q is not lower-case letters, digits and inner hyphens", name, label)
-			}
-		}
-	}
-	return nil
-}
+func ValidateOverlayName(name string) error { return config.ValidateOverlayName(name) }
 
 // ValidateUser checks a user name: local@host in printable ASCII. RFC 6940 §11.3: "Enrollment servers SHOULD
 // take care to allow only legal characters in the name (e.g., no embedded NULs)".

@@ -465,3 +465,14 @@ func TestIssuedCertificate(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseCertificate(f *testing.F) {
+	w := newWorld(f)
+	f.Add(w.kit.Signer().Certificates()[0])
+	f.Add(must(w.kit.SignerFor("a@b")).Certificates()[0])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := parseCertificate(b, testOverlay, 16); err == nil && c.peer.NodeID.Len() != 16 {
+			t.Errorf("Node-ID of %d bytes", c.peer.NodeID.Len())
+		}
+	})
+}

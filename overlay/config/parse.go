@@ -1,4 +1,4 @@
-package ident
+package config
 
 import (
 	"bytes"
@@ -28,10 +28,10 @@ type xmlNode struct {
 	children []*xmlNode
 }
 
-// ParseDocument reads the configuration element of the given overlay; instance "" takes the only one there is.
+// Parse reads the configuration element of the given overlay; instance "" takes the only one there is.
 // It is total, checks every rule of RFC 6940 §11.1 that needs no key, fills in the defaults, and tolerates
 // elements and attributes it does not know. Signatures are Verify's.
-func ParseDocument(b []byte, instance string) (*Document, error) {
+func Parse(b []byte, instance string) (*Document, error) {
 	root, err := parseXML(b)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)
@@ -339,8 +339,8 @@ func (d *Document) readRoot(e *xmlNode) error {
 	if err != nil {
 		return fmt.Errorf("element root-cert: %w", err)
 	}
-	if err := checkRoot(x); err != nil {
-		return fmt.Errorf("element root-cert: %w", err)
+	if !x.BasicConstraintsValid || !x.IsCA {
+		return errors.New("element root-cert: not the certificate of a CA")
 	}
 	d.RootCerts = append(d.RootCerts, x)
 	return nil
@@ -465,4 +465,23 @@ func readKind(e *xmlNode) (*Kind, error) {
 		return nil, fmt.Errorf("Kind %s%s: element max-node-multiple: missing with access-control NODE-MULTIPLE", name, id)
 	}
 	return k, nil
+}
+
+// ValidateOverlayName checks that name is a DNS-legal host name in lower case, as RFC 6940 §6.3.2 wants it.
+func ValidateOverlayName(name string) error {
+	if len(name) == 0 || len(name) > 253 {
+		return fmt.Errorf("overlay name %q: %d bytes, want 1 to 253", name, len(name))
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if len(label) == 0 || len(label) > 63 {
+			return fmt.Errorf("overlay name %q: label %q has %d bytes, want 1 to 63", name, label, len(label))
+		}
+		for i, c := range []byte(label) {
+			letter := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+			if !letter && (c != '-' || i == 0 || i == len(label)-1) {
+				return fmt.Errorf("overlay name %q: label %q is not lower-case letters, digits and inner hyphens", name, label)
+			}
+		}
+	}
+	return nil
 }

@@ -1,10 +1,11 @@
-package ident
+package config_test
 
 import (
 	"bytes"
 	"strings"
 	"testing"
 
+	. "fieldkit/overlay/config"
 	"fieldkit/overlay/wire"
 )
 
@@ -16,12 +17,12 @@ func TestKindBlock(t *testing.T) {
 		if !ok {
 			t.Fatalf("Kind %v: no kind-block", k.ID)
 		}
-		d := must(ParseDocument(document(rootElement(w)+"<required-kinds>"+string(block)+"</required-kinds>"), testOverlay))
+		d := must(Parse(document(rootElement(w)+"<required-kinds>"+string(block)+"</required-kinds>"), testOverlay))
 		got, ok := d.Kind(k.ID)
-		if !ok || !bytes.Equal(got.element, k.element) {
-			t.Fatalf("Kind %v: %q", k.ID, got.element)
+		if !ok || !bytes.Equal(got.Element(), k.Element()) {
+			t.Fatalf("Kind %v: %q", k.ID, got.Element())
 		}
-		if err := w.trust.verifyBlob(got.element, got.signature, w.doc.KindSigners, now); err != nil {
+		if err := w.trust.VerifyBlob(got.Element(), got.Signature(), w.doc.KindSigners, now); err != nil {
 			t.Errorf("Kind %v: %v", k.ID, err)
 		}
 	}
@@ -32,8 +33,8 @@ func TestKindBlock(t *testing.T) {
 	prefixed := string(document(rootElement(w) + "<kind:required-kinds/>"))
 	const kind = `<kind:kind-block><kind:kind name="SIP-REGISTRATION"><kind:data-model>DICTIONARY</kind:data-model><kind:access-control>USER-NODE-MATCH</kind:access-control><kind:max-count>3</kind:max-count><kind:max-size>100</kind:max-size></kind:kind><kind:kind-signature>AAAA</kind:kind-signature></kind:kind-block>`
 	prefixed = strings.Replace(prefixed, "<kind:required-kinds/>", "<kind:required-kinds>"+kind+"</kind:required-kinds>", 1)
-	prefixed = strings.Replace(prefixed, "<overlay ", `<overlay xmlns:kind="`+nsBase+`" `, 1)
-	d := must(ParseDocument([]byte(prefixed), testOverlay))
+	prefixed = strings.Replace(prefixed, "<overlay ", `<overlay xmlns:kind="`+NSBase+`" `, 1)
+	d := must(Parse([]byte(prefixed), testOverlay))
 	if _, ok := d.Kind(wire.KindSIPRegistration); !ok {
 		t.Fatal("Kind with a prefix not read")
 	}

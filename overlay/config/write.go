@@ -1,4 +1,4 @@
-package ident
+package config
 
 import (
 	"bytes"
@@ -12,26 +12,22 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// NewDocument is a document for a field overlay with this project's values, to be changed and then signed:
-// timers for kits that meet in a field, not for the Internet; no TURN servers, because their addresses would be
-// private ones; a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). Signer and kind-signer is the
-// mission itself. It has no expiration, because no clock is trusted. The successor of a document is a copy of it
-// with the next sequence.
-func NewDocument(a *Authority) *Document {
+// New is a document for a field overlay with this project's values, to be given its trust anchors and signers, changed
+// and then signed: timers for kits that meet in a field, not for the Internet; no TURN servers, because their addresses
+// would be private ones; a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). It has no expiration, because no
+// clock is trusted. The successor of a document is a copy of it with the next sequence.
+func New(overlay string, length int) *Document {
 	d := defaults()
-	d.InstanceName, d.Sequence, d.NodeIDLength = a.overlay, 1, a.length
+	d.InstanceName, d.Sequence, d.NodeIDLength = overlay, 1, length
 	d.TurnDensity, d.InitialTTL = 0, 16
 	// A ConfigUpdate carries a whole document, which with a certificate in each signature is larger than the default
 	// (RFC 6940 §11.1, 5000 bytes).
 	d.MaxMessageSize = 16 << 10
 	d.Chord = Chord{UpdateInterval: 30 * time.Second, PingInterval: 60 * time.Second, Reactive: true}
-	d.RootCerts = append(d.RootCerts, a.cert)
-	d.Signers = append(d.Signers, a.SignerNodeID())
-	d.KindSigners = append(d.KindSigners, a.SignerNodeID())
 	limits := map[wire.KindID][2]uint32{ // max-count, max-size
 		wire.KindSIPRegistration:   {16, 1024},
-		wire.KindCertificateByNode: {64, MaxCertificate},
-		wire.KindCertificateByUser: {16, MaxCertificate},
+		wire.KindCertificateByNode: {64, maxCertificate},
+		wire.KindCertificateByUser: {16, maxCertificate},
 	}
 	for _, k := range registered {
 		if l, ok := limits[k.ID]; ok {
@@ -44,7 +40,7 @@ func NewDocument(a *Authority) *Document {
 
 // Sign generates the document's bytes as s, which must be one of the configuration-signers and kind-signers in
 // force, and returns the document as whoever receives it will read it.
-func (d *Document) Sign(s *Signer) (*Document, error) {
+func (d *Document) Sign(s Signer) (*Document, error) {
 	w := &xmlWriter{}
 	w.line(0, `<?xml version="1.0" encoding="UTF-8"?>`)
 	w.line(0, `<overlay xmlns="`+nsBase+`" xmlns:chord="`+nsChord+`">`)
@@ -54,13 +50,13 @@ func (d *Document) Sign(s *Signer) (*Document, error) {
 		return nil, w.err
 	}
 	end := w.b.Len() - 1 // the line end is not part of the blob
-	signature, err := signBlob(w.b.Bytes()[start:end], s)
+	signature, err := s.SignBlob(w.b.Bytes()[start:end])
 	if err != nil {
 		return nil, err
 	}
-	w.element(1, "signature", signature)
+	w.element(1, "signature", base64.StdEncoding.EncodeToString(signature))
 	w.line(0, `</overlay>`)
-	return ParseDocument(w.b.Bytes(), d.InstanceName)
+	return Parse(w.b.Bytes(), d.InstanceName)
 }
 
 // xmlWriter writes the document by hand rather than by encoding/xml, because the bytes are what is signed.
@@ -87,7 +83,7 @@ func (w *xmlWriter) element(depth int, name, value string) {
 	w.line(depth, "<"+name+">"+escape(value)+"</"+name+">")
 }
 
-func (w *xmlWriter) configuration(d *Document, s *Signer) {
+func (w *xmlWriter) configuration(d *Document, s Signer) {
 	attrs := fmt.Sprintf(`instance-name="%s" sequence="%d"`, escape(d.InstanceName), d.Sequence)
 	if !d.Expiration.IsZero() {
 		attrs += ` expiration="` + d.Expiration.UTC().Format(time.RFC3339) + `"`
@@ -137,7 +133,7 @@ func (w *xmlWriter) configuration(d *Document, s *Signer) {
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
-func (w *xmlWriter) kind(k Kind, s *Signer) {
+func (w *xmlWriter) kind(k Kind, s Signer) {
 	w.line(3, "<kind-block>")
 	start := w.b.Len() + 8
 	if k.Name != "" {
@@ -157,8 +153,8 @@ func (w *xmlWriter) kind(k Kind, s *Signer) {
 	w.element(5, "max-count", strconv.Itoa(int(k.MaxCount)))
 	w.element(5, "max-size", strconv.Itoa(int(k.MaxSize)))
 	w.line(4, "</kind>")
-	signature, err := signBlob(w.b.Bytes()[start:w.b.Len()-1], s)
+	signature, err := s.SignBlob(w.b.Bytes()[start : w.b.Len()-1])
 	w.err = errors.Join(w.err, err)
-	w.element(4, "kind-signature", signature)
+	w.element(4, "kind-signature", base64.StdEncoding.EncodeToString(signature))
 	w.line(3, "</kind-block>")
 }
