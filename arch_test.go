@@ -78,24 +78,26 @@ func TestSiblingsDoNotImportEachOther(t *testing.T) {
 
 // allowed lists, for the packages that have one, the only packages of this module they may import.
 var allowed = map[string][]string{
-	"overlay/wire":      {},
-	"overlay/config":    {"overlay/wire"},
-	"overlay/ident":     {"overlay/wire", "overlay/config"},
-	"overlay/chord":     {"overlay/wire", "overlay/ident"},
-	"overlay/storage":   {"overlay/wire", "overlay/ident"},
-	"overlay/link":      {"overlay/wire", "overlay/ident"},
-	"overlay/discovery": {},
-	"overlay/node":      {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/link"},
-	"overlay/sipusage":  {"overlay/wire", "overlay/ident", "overlay/node"},
-	"sip/registrar":     {},
-	"sip/proxy":         {},
-	"sip/media":         {},
-	"sip/sipmsg":        {},
-	"sip/agent":         {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
-	"firmware/health":   {},
-	"firmware/task":     {},
-	"board/store":       {},
-	"board/netif":       {},
+	"overlay/wire":       {},
+	"overlay/config":     {"overlay/wire"},
+	"overlay/ident":      {"overlay/wire", "overlay/config"},
+	"overlay/chord":      {"overlay/wire", "overlay/ident"},
+	"overlay/storage":    {"overlay/wire", "overlay/ident"},
+	"overlay/link":       {"overlay/wire", "overlay/ident", "overlay/link/sr", "overlay/link/suite"},
+	"overlay/link/sr":    {"overlay/wire"},
+	"overlay/link/suite": {},
+	"overlay/discovery":  {},
+	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/link"},
+	"overlay/sipusage":   {"overlay/wire", "overlay/ident", "overlay/node"},
+	"sip/registrar":      {},
+	"sip/proxy":          {},
+	"sip/media":          {},
+	"sip/sipmsg":         {},
+	"sip/agent":          {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
+	"firmware/health":    {},
+	"firmware/task":      {},
+	"board/store":        {},
+	"board/netif":        {},
 }
 
 func TestImportsStayInTheirLayer(t *testing.T) {
@@ -119,7 +121,7 @@ func TestImportsStayInTheirLayer(t *testing.T) {
 
 // Pure cores decide; they have no sockets, files, locks or clock of their own.
 func TestCoresArePure(t *testing.T) {
-	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "sip/proxy", "sip/registrar"}
+	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "overlay/link/sr", "sip/proxy", "sip/registrar"}
 	for _, p := range packages(t) {
 		if !slices.Contains(pure, p.ImportPath) {
 			continue
@@ -146,7 +148,7 @@ func TestCoresArePure(t *testing.T) {
 // One package owns pion's connections, so that its guards stand in one place.
 func TestOnlyLinkImportsICEAndDTLS(t *testing.T) {
 	for _, p := range packages(t) {
-		if p.ImportPath == "overlay/link" || p.ImportPath == "board/simnet" {
+		if p.ImportPath == "overlay/link" || p.ImportPath == "overlay/link/suite" || p.ImportPath == "board/simnet" {
 			continue
 		}
 		for _, i := range p.Imports {

@@ -195,7 +195,7 @@ func (a *AppConn) selectPair(local, remote ice.Candidate) {
 
 // ExportKeyingMaterial is RFC 5705; for SRTP the label is "EXTRACTOR-dtls_srtp" without a context (RFC 5764 §4.2).
 func (a *AppConn) ExportKeyingMaterial(label string, context []byte, n int) ([]byte, error) {
-	return a.sess.secrets.export(label, context, n)
+	return a.sess.secrets.Export(label, context, n)
 }
 
 // IsClient tells whether this end was the DTLS client, which decides whose SRTP keys are whose.

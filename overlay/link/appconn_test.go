@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fieldkit/board/simnet"
+	"fieldkit/overlay/link/sr"
 	"fieldkit/overlay/wire"
 )
 
@@ -288,7 +289,7 @@ func TestSlowReader(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(receiveQueue*(ackSpacing+5*time.Millisecond) + 300*time.Millisecond)
+		time.Sleep(receiveQueue*(sr.AckSpacing+5*time.Millisecond) + 300*time.Millisecond)
 		if y.Stats().Unacknowledged == 0 {
 			t.Error("everything was taken")
 		}

@@ -12,15 +12,16 @@ import (
 	"github.com/pion/transport/v2"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/sr"
 	"fieldkit/overlay/wire"
 )
 
 // Errors that callers decide on.
 var (
-	ErrClosed      = errors.New("link closed")
-	ErrQueueFull   = errors.New("link send queue full")
-	ErrTooLarge    = errors.New("message larger than the link carries")
-	ErrLinkFailed  = errors.New("link failed: no acknowledgement or no ICE consent")
+	ErrClosed      = sr.ErrClosed
+	ErrQueueFull   = sr.ErrQueueFull
+	ErrTooLarge    = sr.ErrTooLarge
+	ErrLinkFailed  = sr.ErrFailed
 	ErrBusy        = errors.New("too many link attempts under way")
 	ErrNoAddress   = errors.New("no usable local address")
 	ErrWrongPeer   = errors.New("certificate of another node than the one asked for")

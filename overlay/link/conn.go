@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fieldkit/overlay/link/sr"
 	"fieldkit/overlay/wire"
 )
 
@@ -30,7 +31,7 @@ type Conn struct {
 	writeErrors              atomic.Uint64
 
 	mu sync.Mutex // a leaf: Send queues, run does all else
-	sr *reliability
+	sr *sr.Reliability
 }
 
 // ConnStats is what a link counts.
@@ -57,8 +58,9 @@ func newConn(c *carrier, rtt, idle time.Duration) *Conn {
 	l := &Conn{
 		carrier: c, idle: idle,
 		records: make(chan []byte), received: make(chan []byte, receiveQueue), wake: make(chan struct{}, 1),
-		sr: newReliability(srConfig{
-			maxMessage: c.t.cfg.MaxMessage, queueMessages: sendQueueMessages, queueBytes: sendQueueBytes, initialRTT: rtt,
+		sr: sr.New(sr.Config{
+			MaxSend: c.t.cfg.MaxMessage, MaxReceive: c.t.cfg.MaxMessage,
+			QueueMessages: sendQueueMessages, QueueBytes: sendQueueBytes, InitialRTT: rtt,
 		}),
 	}
 	c.t.stats.conns.Add(1)
@@ -83,13 +85,13 @@ func (l *Conn) Send(msg []byte) error {
 	if err := l.Err(); err != nil {
 		return err
 	}
-	var out [1]output
+	var out [1]sr.Output
 	l.mu.Lock()
-	refused := l.sr.Step(l.t.cfg.Now(), input{inputSend, msg}, out[:0])
+	refused := l.sr.Step(l.t.cfg.Now(), sr.Input{Kind: sr.Send, Data: msg}, out[:0])
 	l.mu.Unlock()
 	for _, o := range refused {
-		if o.kind == outputRefuse {
-			return o.err
+		if o.Kind == sr.Refuse {
+			return o.Err
 		}
 	}
 	select {
@@ -126,11 +128,11 @@ func (l *Conn) Stats() ConnStats {
 	s := l.sr.Stats()
 	l.mu.Unlock()
 	return ConnStats{
-		RTT: s.rtt, RTO: s.rto, Sent: s.sent, Received: s.received,
+		RTT: s.RTT, RTO: s.RTO, Sent: s.Sent, Received: s.Received,
 		BytesSent: l.bytesSent.Load(), BytesReceived: l.bytesReceived.Load(),
-		Retransmits: s.retransmits, Duplicates: s.duplicates, Malformed: s.malformed, Refused: s.refused,
+		Retransmits: s.Retransmits, Duplicates: s.Duplicates, Malformed: s.Malformed, Refused: s.Refused,
 		Unacknowledged: l.unacknowledged.Load(), WriteErrors: l.writeErrors.Load(),
-		Queued: s.queued, QueuedBytes: s.queuedBytes, Suspect: l.suspect.Load(),
+		Queued: s.Queued, QueuedBytes: s.QueuedBytes, Suspect: l.suspect.Load(),
 	}
 }
 
@@ -139,13 +141,13 @@ func (l *Conn) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var (
-		out   []output
-		in    input
+		out   []sr.Output
+		in    sr.Input
 		heard = l.t.cfg.Now()
 	)
 	for {
 		now := l.t.cfg.Now()
-		if in.kind == inputFrame {
+		if in.Kind == sr.Frame {
 			heard = now
 		}
 		l.mu.Lock()
@@ -171,7 +173,7 @@ func (l *Conn) run() {
 			wait = max(at.Sub(now), 0)
 		}
 		timer.Reset(wait)
-		in = input{}
+		in = sr.Input{}
 		select {
 		case <-l.life.Done():
 			return
@@ -185,27 +187,27 @@ func (l *Conn) run() {
 				heard = l.t.cfg.Now()
 				break
 			}
-			in = input{inputFrame, b}
+			in = sr.Input{Kind: sr.Frame, Data: b}
 		}
 	}
 }
 
-func (l *Conn) do(o output) {
-	switch o.kind {
-	case outputTransmit:
-		if _, err := l.sess.Write(o.data); err != nil {
+func (l *Conn) do(o sr.Output) {
+	switch o.Kind {
+	case sr.Transmit:
+		if _, err := l.sess.Write(o.Data); err != nil {
 			l.writeErrors.Add(1)
 			return
 		}
-		l.bytesSent.Add(uint64(len(o.data)))
-	case outputDeliver:
-		l.received <- o.data // run is the only sender and saw room
-	case outputSuspect:
+		l.bytesSent.Add(uint64(len(o.Data)))
+	case sr.Deliver:
+		l.received <- o.Data // run is the only sender and saw room
+	case sr.Suspected:
 		l.suspect.Store(true)
-	case outputRestored:
+	case sr.Restored:
 		l.suspect.Store(false)
-	case outputFail:
-		l.end(o.err)
-	case outputRefuse: // answers Send, not run
+	case sr.Fail:
+		l.end(o.Err)
+	case sr.Refuse: // answers Send, not run
 	}
 }

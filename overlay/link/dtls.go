@@ -13,6 +13,7 @@ import (
 	"github.com/pion/dtls/v2"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/suite"
 	"fieldkit/overlay/wire"
 )
 
@@ -47,7 +48,7 @@ type handshake struct {
 type session struct {
 	*dtls.Conn
 	peer    *ident.Peer
-	secrets *exporter
+	secrets *suite.Exporter
 	client  bool
 }
 
@@ -56,12 +57,12 @@ func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
 	var (
 		peer    *ident.Peer
 		refusal error
-		secrets = new(exporter)
+		secrets = new(suite.Exporter)
 	)
 	cfg := &dtls.Config{
 		Certificates:            []tls.Certificate{t.cert},
 		CipherSuites:            []dtls.CipherSuiteID{}, // not nil: none of the library's own
-		CustomCipherSuites:      suitesFor(secrets),
+		CustomCipherSuites:      suite.Only(suite.ECDSA, secrets),
 		ExtendedMasterSecret:    dtls.RequireExtendedMasterSecret,
 		ClientAuth:              dtls.RequireAnyClientCert, // "The server MUST request TLS client authentication" (RFC 6940 §6.5.1.13)
 		InsecureSkipVerify:      true,                      // the Web's rules about names and roots; ours follow

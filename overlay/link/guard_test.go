@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pion/dtls/v2"
+
+	"fieldkit/overlay/link/suite"
 )
 
 // plainRecord makes a record as anybody on the network can.
@@ -355,4 +359,15 @@ func FuzzGuard(f *testing.F) {
 		}
 		parseClientHello(b)
 	})
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// bareConfig is the library with our suite and nothing else of ours.
+func bareConfig(m *mission) *dtls.Config {
+	return &dtls.Config{
+		Certificates: []tls.Certificate{m.identity().TLSCertificate()}, InsecureSkipVerify: true,
+		CipherSuites: []dtls.CipherSuiteID{}, CustomCipherSuites: suite.Only(suite.ECDSA, new(suite.Exporter)),
+		ClientAuth: dtls.RequireAnyClientCert, LoggerFactory: quietLogger{discard},
+	}
 }

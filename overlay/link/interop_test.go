@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/suite"
 	"fieldkit/overlay/wire"
 )
 
@@ -144,7 +145,7 @@ func TestOpenSSLClient(t *testing.T) {
 	out.await(t, "hello OpenSSL")
 	out.await(t, "Cipher is ECDHE-ECDSA-CHACHA20-POLY1305")
 	theirs := out.await(t, `Keying material: ([0-9A-F]{120})`)[1]
-	ours, err := c.sess.secrets.export("EXTRACTOR-dtls_srtp", nil, 60)
+	ours, err := c.sess.secrets.Export("EXTRACTOR-dtls_srtp", nil, 60)
 	if err != nil || !strings.EqualFold(theirs, hex.EncodeToString(ours)) {
 		t.Errorf("keying material %x, %v, OpenSSL has %s", ours, err, theirs)
 	}
@@ -282,10 +283,10 @@ func TestLiveLinkReadByTshark(t *testing.T) {
 		t.Fatalf("key log %q", keys.String())
 	}
 	open := func(secret []byte) (dump string, opened int) {
-		suite := map[bool]*chachaSuite{}
+		opener := map[bool]*suite.Suite{}
 		for _, fromServer := range []bool{true, false} {
-			suite[fromServer] = &chachaSuite{exporter: new(exporter)}
-			if err := suite[fromServer].Init(secret, unhex(t, logged[1]), unhex(t, hello[0][0]), fromServer); err != nil {
+			opener[fromServer] = suite.New(suite.ECDSA, new(suite.Exporter))
+			if err := opener[fromServer].Init(secret, unhex(t, logged[1]), unhex(t, hello[0][0]), fromServer); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -298,7 +299,7 @@ func TestLiveLinkReadByTshark(t *testing.T) {
 			for i := range 6 {
 				record[5+i] = byte(seq >> (8 * (5 - i)))
 			}
-			plain, err := suite[r[0] == fmt.Sprint(port)].Decrypt(record)
+			plain, err := opener[r[0] == fmt.Sprint(port)].Decrypt(record)
 			if err != nil {
 				continue
 			}

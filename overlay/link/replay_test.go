@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fieldkit/board/simnet"
+	"fieldkit/overlay/link/sr"
 )
 
 // recorder keeps the datagrams that a guard sends.
@@ -96,7 +97,7 @@ func TestReplayedRecordsAreDropped(t *testing.T) {
 		if got := inject(append(old, held...)...); got != 0 {
 			t.Errorf("%d bytes of records older than the window were taken", got)
 		}
-		time.Sleep(duplicateWindow)
+		time.Sleep(sr.DuplicateWindow)
 		exchange(t, x, y)
 		if x.Err() != nil || y.Err() != nil {
 			t.Errorf("link: %v, %v", x.Err(), y.Err())

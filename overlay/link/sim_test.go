@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fieldkit/board/simnet"
+	"fieldkit/overlay/link/sr"
 )
 
 // simulated makes transports on a simulated network, inside a bubble.
@@ -178,7 +179,7 @@ func TestSilentDeath(t *testing.T) {
 		}
 		<-busy.Done()
 		took := time.Since(start)
-		if want := 31 * minRTO; took < want-time.Second || took > want+time.Second {
+		if want := 31 * sr.MinRTO; took < want-time.Second || took > want+time.Second {
 			t.Errorf("Simple Reliability noticed after %v, want about %v", took, want)
 		}
 		<-idle.Done()

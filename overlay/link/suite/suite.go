@@ -1,4 +1,11 @@
-package link
+// Package suite is the cipher suites that links over DTLS offer and accept, and their exporter (RFC 5705). All of them
+// are ChaCha20-Poly1305 (RFC 7905): its nonces come from the record's sequence number and not from a random source,
+// which is what GO-2026-4479 is about in the library's own AEADs; on boards without AES instructions it is the faster
+// cipher as well.
+//
+// It knows the DTLS library's interface for suites and nothing else of links. A Suite and its Exporter belong to one
+// handshake; all their methods may be called from any goroutine.
+package suite
 
 import (
 	"bytes"
@@ -19,8 +26,14 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// chachaSuiteID is TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 (RFC 7905 §2).
-const chachaSuiteID dtls.CipherSuiteID = 0xCCA9
+// The suites (RFC 7905 §2).
+const (
+	// ECDSA is TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256: certificates at both ends.
+	ECDSA dtls.CipherSuiteID = 0xCCA9
+	// PSK is TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256: a shared secret (RFC 4279) and, because a secret that all
+	// members know keeps nothing from a member, Diffie-Hellman with it (RFC 5489).
+	PSK dtls.CipherSuiteID = 0xCCAC
+)
 
 var (
 	errSuiteNotReady = errors.New("cipher suite without keys")
@@ -28,12 +41,19 @@ var (
 	errPlainRecord   = errors.New("unprotected record in a protected epoch")
 )
 
-// chachaSuite is the only suite links offer or accept. Its nonces come from the record's sequence number
-// (RFC 7905 §2) and not from a random source, which is what GO-2026-4479 is about in the library's own AEADs; on
-// boards without AES instructions it is the faster one as well.
-type chachaSuite struct {
+// Suite is one of the suites in one handshake.
+type Suite struct {
+	id       dtls.CipherSuiteID
 	keys     atomic.Pointer[suiteKeys]
-	exporter *exporter
+	exporter *Exporter
+}
+
+// New makes the suite of one handshake, whose secret e keeps. id is ECDSA or PSK.
+func New(id dtls.CipherSuiteID, e *Exporter) *Suite { return &Suite{id: id, exporter: e} }
+
+// Only is a list of that one suite, as the library wants it.
+func Only(id dtls.CipherSuiteID, e *Exporter) func() []dtls.CipherSuite {
+	return func() []dtls.CipherSuite { return []dtls.CipherSuite{New(id, e)} }
 }
 
 type suiteKeys struct {
@@ -41,28 +61,47 @@ type suiteKeys struct {
 	localIV, remoteIV [chacha20poly1305.NonceSize]byte
 }
 
-// suitesFor makes the suites of one handshake, whose secret e keeps.
-func suitesFor(e *exporter) func() []dtls.CipherSuite {
-	return func() []dtls.CipherSuite { return []dtls.CipherSuite{&chachaSuite{exporter: e}} }
+// String is the suite's registered name.
+func (s *Suite) String() string {
+	if s.id == PSK {
+		return "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256"
+	}
+	return "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
 }
 
-func (*chachaSuite) String() string                          { return "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256" }
-func (*chachaSuite) ID() dtls.CipherSuiteID                  { return chachaSuiteID }
-func (*chachaSuite) CertificateType() clientcertificate.Type { return clientcertificate.ECDSASign }
-func (*chachaSuite) HashFunc() func() hash.Hash              { return sha256.New }
-func (*chachaSuite) ECC() bool                               { return true }
-func (s *chachaSuite) IsInitialized() bool                   { return s.keys.Load() != nil }
+// ID is the suite's number.
+func (s *Suite) ID() dtls.CipherSuiteID { return s.id }
 
-func (*chachaSuite) AuthenticationType() dtls.CipherSuiteAuthenticationType {
+// CertificateType is what the suite signs with, where it does.
+func (*Suite) CertificateType() clientcertificate.Type { return clientcertificate.ECDSASign }
+
+// HashFunc is the hash of the handshake.
+func (*Suite) HashFunc() func() hash.Hash { return sha256.New }
+
+// ECC tells that the suite uses elliptic curves.
+func (*Suite) ECC() bool { return true }
+
+// IsInitialized tells whether there are keys.
+func (s *Suite) IsInitialized() bool { return s.keys.Load() != nil }
+
+// AuthenticationType is by certificate or by secret.
+func (s *Suite) AuthenticationType() dtls.CipherSuiteAuthenticationType {
+	if s.id == PSK {
+		return dtls.CipherSuiteAuthenticationTypePreSharedKey
+	}
 	return dtls.CipherSuiteAuthenticationTypeCertificate
 }
 
-func (*chachaSuite) KeyExchangeAlgorithm() dtls.CipherSuiteKeyExchangeAlgorithm {
+// KeyExchangeAlgorithm has Diffie-Hellman in it in any case.
+func (s *Suite) KeyExchangeAlgorithm() dtls.CipherSuiteKeyExchangeAlgorithm {
+	if s.id == PSK {
+		return dtls.CipherSuiteKeyExchangeAlgorithmPsk | dtls.CipherSuiteKeyExchangeAlgorithmEcdhe
+	}
 	return dtls.CipherSuiteKeyExchangeAlgorithmEcdhe
 }
 
 // Init derives the keys: no MAC keys, two 32-byte keys, two 12-byte IVs (RFC 5246 §6.3, RFC 7905 §2).
-func (s *chachaSuite) Init(masterSecret, clientRandom, serverRandom []byte, isClient bool) error {
+func (s *Suite) Init(masterSecret, clientRandom, serverRandom []byte, isClient bool) error {
 	m, err := prf.GenerateEncryptionKeys(masterSecret, clientRandom, serverRandom,
 		0, chacha20poly1305.KeySize, chacha20poly1305.NonceSize, s.HashFunc())
 	if err != nil {
@@ -102,7 +141,7 @@ func nonceAndData(iv *[12]byte, h *recordlayer.Header, n int) (nonce [12]byte, d
 }
 
 // Encrypt seals raw, a record header followed by its plaintext.
-func (s *chachaSuite) Encrypt(pkt *recordlayer.RecordLayer, raw []byte) ([]byte, error) {
+func (s *Suite) Encrypt(pkt *recordlayer.RecordLayer, raw []byte) ([]byte, error) {
 	k := s.keys.Load()
 	if k == nil {
 		return nil, errSuiteNotReady
@@ -118,7 +157,7 @@ func (s *chachaSuite) Encrypt(pkt *recordlayer.RecordLayer, raw []byte) ([]byte,
 
 // Decrypt opens in, one whole record. The library's own suites let any ChangeCipherSpec through unread, also one
 // that claims a protected epoch; nobody sends such a record, so here it is an error.
-func (s *chachaSuite) Decrypt(in []byte) ([]byte, error) {
+func (s *Suite) Decrypt(in []byte) ([]byte, error) {
 	k := s.keys.Load()
 	if k == nil {
 		return nil, errSuiteNotReady
@@ -144,24 +183,24 @@ func (s *chachaSuite) Decrypt(in []byte) ([]byte, error) {
 	return out, nil
 }
 
-// exporter derives keys for others from a handshake (RFC 5705). The library's own goes through a copy of its state
+// Exporter derives keys for others from a handshake (RFC 5705). The library's own goes through a copy of its state
 // that has forgotten a custom suite; the suite is told all that is needed.
-type exporter struct {
+type Exporter struct {
 	mu           sync.Mutex
 	masterSecret []byte
 	seed         []byte // client random, server random
 }
 
-func (e *exporter) set(masterSecret, clientRandom, serverRandom []byte) {
+func (e *Exporter) set(masterSecret, clientRandom, serverRandom []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.masterSecret = bytes.Clone(masterSecret)
 	e.seed = append(bytes.Clone(clientRandom), serverRandom...)
 }
 
-// export is PRF(master_secret, label, randoms [, context]) (RFC 5705 §4). A nil context is none, which differs
+// Export is PRF(master_secret, label, randoms [, context]) (RFC 5705 §4). A nil context is none, which differs
 // from an empty one.
-func (e *exporter) export(label string, context []byte, n int) ([]byte, error) {
+func (e *Exporter) Export(label string, context []byte, n int) ([]byte, error) {
 	switch label {
 	case "client finished", "server finished", "master secret", "extended master secret", "key expansion", "":
 		return nil, fmt.Errorf("exporter label %q is not free", label)

@@ -1,4 +1,4 @@
-package link
+package sr
 
 import (
 	"errors"
@@ -16,23 +16,23 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // bench drives one machine by hand.
 type srBench struct {
 	t   *testing.T
-	r   *reliability
+	r   *Reliability
 	now time.Time
-	out []output
+	out []Output
 }
 
 func newSRBench(t *testing.T, rtt time.Duration) *srBench {
-	return &srBench{t: t, now: epoch, r: newReliability(srConfig{maxMessage: 5000, queueMessages: 4, queueBytes: 1000, initialRTT: rtt})}
+	return &srBench{t: t, now: epoch, r: New(Config{MaxSend: 5000, MaxReceive: 5000, QueueMessages: 4, QueueBytes: 1000, InitialRTT: rtt})}
 }
 
-func (b *srBench) step(kind inputKind, data []byte) []output {
-	b.out = b.r.Step(b.now, input{kind, data}, nil)
+func (b *srBench) step(kind InputKind, data []byte) []Output {
+	b.out = b.r.Step(b.now, Input{kind, data}, nil)
 	return b.out
 }
 
 func (b *srBench) send(m string) error {
-	for _, o := range b.step(inputSend, []byte(m)) {
-		return o.err
+	for _, o := range b.step(Send, []byte(m)) {
+		return o.Err
 	}
 	return nil
 }
@@ -41,8 +41,8 @@ func (b *srBench) send(m string) error {
 func (b *srBench) frames() (fs []wire.Frame) {
 	b.t.Helper()
 	for _, o := range b.out {
-		if o.kind == outputTransmit {
-			f, err := wire.ParseFrame(o.data)
+		if o.Kind == Transmit {
+			f, err := wire.ParseFrame(o.Data)
 			if err != nil {
 				b.t.Fatal(err)
 			}
@@ -52,20 +52,20 @@ func (b *srBench) frames() (fs []wire.Frame) {
 	return fs
 }
 
-func (b *srBench) frame(f wire.Frame) []output {
+func (b *srBench) frame(f wire.Frame) []Output {
 	b.t.Helper()
 	data, err := f.AppendBinary(nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return b.step(inputFrame, data)
+	return b.step(Frame, data)
 }
 
-func (b *srBench) ack(seq uint32) []output {
+func (b *srBench) ack(seq uint32) []Output {
 	return b.frame(wire.Frame{Type: wire.FrameAck, Sequence: seq})
 }
 
-func (b *srBench) data(seq uint32, m string) []output {
+func (b *srBench) data(seq uint32, m string) []Output {
 	return b.frame(wire.Frame{Type: wire.FrameData, Sequence: seq, Message: []byte(m)})
 }
 
@@ -79,7 +79,7 @@ func (b *srBench) until(end time.Duration) (at []time.Duration) {
 		if d.After(b.now) {
 			b.now = d
 		}
-		b.step(inputTick, nil)
+		b.step(Tick, nil)
 		if len(b.frames()) > 0 {
 			at = append(at, b.now.Sub(epoch))
 		}
@@ -97,7 +97,7 @@ func TestRetransmissionTimes(t *testing.T) {
 	if got := b.until(time.Hour); !slices.Equal(got, want) {
 		t.Errorf("sent at %v, want %v", got, want)
 	}
-	if at := b.now.Sub(epoch); at != 15500*time.Millisecond || len(b.out) != 1 || b.out[0].kind != outputFail || !errors.Is(b.out[0].err, ErrLinkFailed) {
+	if at := b.now.Sub(epoch); at != 15500*time.Millisecond || len(b.out) != 1 || b.out[0].Kind != Fail || !errors.Is(b.out[0].Err, ErrFailed) {
 		t.Errorf("at %v: %v, want the link closed when the doubled wait after the fifth send ends", at, b.out)
 	}
 	if err := b.send("more"); !errors.Is(err, ErrClosed) {
@@ -112,7 +112,7 @@ func TestSequenceNumbers(t *testing.T) {
 	_ = b.send("one")
 	var got []string
 	for i := 0; i < 3; i++ {
-		b.step(inputTick, nil)
+		b.step(Tick, nil)
 		for _, f := range b.frames() {
 			got = append(got, fmt.Sprint(f.Sequence, string(f.Message)))
 		}
@@ -120,8 +120,8 @@ func TestSequenceNumbers(t *testing.T) {
 	}
 	b.ack(1) // any of the transmissions will do
 	_ = b.send("two")
-	b.now = b.now.Add(ackSpacing)
-	b.step(inputTick, nil)
+	b.now = b.now.Add(AckSpacing)
+	b.step(Tick, nil)
 	for _, f := range b.frames() {
 		got = append(got, fmt.Sprint(f.Sequence, string(f.Message)))
 	}
@@ -139,7 +139,7 @@ func TestOneMessageAndSpacing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.step(inputTick, nil)
+	b.step(Tick, nil)
 	if n := len(b.frames()); n != 1 {
 		t.Fatalf("%d frames at once, want 1", n)
 	}
@@ -151,11 +151,11 @@ func TestOneMessageAndSpacing(t *testing.T) {
 		t.Errorf("next message at %v, want 10 ms after the ACK", d.Sub(b.now))
 	}
 	b.now = b.now.Add(10*time.Millisecond - 1)
-	if b.step(inputTick, nil); len(b.frames()) != 0 {
+	if b.step(Tick, nil); len(b.frames()) != 0 {
 		t.Error("the next message left before 10 ms")
 	}
 	b.now = b.now.Add(1)
-	if b.step(inputTick, nil); len(b.frames()) != 1 || string(b.frames()[0].Message) != "two" {
+	if b.step(Tick, nil); len(b.frames()) != 1 || string(b.frames()[0].Message) != "two" {
 		t.Errorf("frames %v", b.frames())
 	}
 }
@@ -196,9 +196,9 @@ func TestReceiverRemembersThirtyTwo(t *testing.T) {
 	}
 }
 
-func delivered(out []output) (n int) {
+func delivered(out []Output) (n int) {
 	for _, o := range out {
-		if o.kind == outputDeliver {
+		if o.Kind == Deliver {
 			n++
 		}
 	}
@@ -251,8 +251,8 @@ func TestSuspicion(t *testing.T) {
 		if d.After(b.now) {
 			b.now = d
 		}
-		for _, o := range b.step(inputTick, nil) {
-			if o.kind == outputSuspect {
+		for _, o := range b.step(Tick, nil) {
+			if o.Kind == Suspected {
 				suspectAt = b.now.Sub(epoch)
 			}
 		}
@@ -260,7 +260,7 @@ func TestSuspicion(t *testing.T) {
 	if suspectAt != 3500*time.Millisecond {
 		t.Errorf("suspect at %v, want 3.5 s", suspectAt)
 	}
-	if out := b.ack(0); len(out) == 0 || out[0].kind != outputRestored {
+	if out := b.ack(0); len(out) == 0 || out[0].Kind != Restored {
 		t.Errorf("ACK of the first transmission: %v, want restored", out)
 	}
 }
@@ -276,11 +276,11 @@ func TestRTO(t *testing.T) {
 		{nil, 500 * time.Millisecond},
 		{[]time.Duration{100 * time.Millisecond}, 300 * time.Millisecond}, // SRTT + 4·RTT/2
 		{[]time.Duration{100*time.Millisecond + 100*time.Microsecond}, 301 * time.Millisecond},
-		{[]time.Duration{time.Millisecond}, minRTO},
+		{[]time.Duration{time.Millisecond}, MinRTO},
 		{[]time.Duration{time.Hour}, maxRTO},
 		// RTTVAR = 3/4·50 + 1/4·|100−200| = 62.5, SRTT = 7/8·100 + 1/8·200 = 112.5
 		{[]time.Duration{100 * time.Millisecond, 200 * time.Millisecond}, 363 * time.Millisecond},
-		{[]time.Duration{0}, minRTO},
+		{[]time.Duration{0}, MinRTO},
 	} {
 		var e rttEstimator
 		e.init(0)
@@ -311,7 +311,7 @@ func TestQueueIsBounded(t *testing.T) {
 			t.Errorf("send %d: %v, want %v", i, err, c.want)
 		}
 	}
-	if s := b.r.Stats(); s.refused != 3 || s.queued != 4 || s.queuedBytes != 603 {
+	if s := b.r.Stats(); s.Refused != 3 || s.Queued != 4 || s.QueuedBytes != 603 {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -323,7 +323,7 @@ func TestTooLargeAMessageClosesTheLink(t *testing.T) {
 		t.Error("a message of max-message-size was not delivered")
 	}
 	out := b.data(1, string(make([]byte, 5001)))
-	if len(out) != 1 || out[0].kind != outputFail || !errors.Is(out[0].err, ErrTooLarge) {
+	if len(out) != 1 || out[0].Kind != Fail || !errors.Is(out[0].Err, ErrTooLarge) {
 		t.Errorf("outputs %v", out)
 	}
 }
@@ -332,7 +332,7 @@ func TestTooLargeAMessageClosesTheLink(t *testing.T) {
 func TestHostileFrames(t *testing.T) {
 	b := newSRBench(t, 0)
 	_ = b.send("m")
-	b.step(inputTick, nil)
+	b.step(Tick, nil)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 20000 {
 		f := make([]byte, rng.IntN(40))
@@ -345,18 +345,18 @@ func TestHostileFrames(t *testing.T) {
 		if len(f) == wire.FrameAckLen && f[0] == wire.FrameAck {
 			f[1] |= 1 // not an ACK of sequence 0
 		}
-		b.step(inputFrame, f)
+		b.step(Frame, f)
 	}
 	if b.r.current == nil {
 		t.Error("the message was settled by an ACK of another one")
 	}
 	s := b.r.Stats()
-	if s.malformed == 0 || s.acksStale == 0 {
+	if s.Malformed == 0 || s.AcksStale == 0 {
 		t.Errorf("stats %+v", s)
 	}
 	b.ack(0)
 	b.ack(0) // again: no second round-trip sample, no second wait
-	if s := b.r.Stats(); s.acksReceived != 1 || b.r.current != nil {
+	if s := b.r.Stats(); s.AcksReceived != 1 || b.r.current != nil {
 		t.Errorf("stats %+v", s)
 	}
 }
@@ -387,28 +387,28 @@ func runLossy(loss float64, seed uint64, count int) (got int, failed bool, suppr
 		b  []byte
 	}
 	rng := rand.New(rand.NewPCG(seed, 9))
-	cfg := srConfig{maxMessage: 100, queueMessages: count, queueBytes: 1 << 20}
-	ends := []*reliability{newReliability(cfg), newReliability(cfg)}
+	cfg := Config{MaxSend: 100, MaxReceive: 100, QueueMessages: count, QueueBytes: 1 << 20}
+	ends := []*Reliability{New(cfg), New(cfg)}
 	now := epoch
 	var air []flight
-	do := func(who int, out []output) {
+	do := func(who int, out []Output) {
 		for _, o := range out {
-			switch o.kind {
-			case outputTransmit:
+			switch o.Kind {
+			case Transmit:
 				if rng.Float64() >= loss {
-					air = append(air, flight{now.Add(40 * time.Millisecond), 1 - who, o.data})
+					air = append(air, flight{now.Add(40 * time.Millisecond), 1 - who, o.Data})
 				}
-			case outputDeliver:
-				if string(o.data) == fmt.Sprint("message ", got) {
+			case Deliver:
+				if string(o.Data) == fmt.Sprint("message ", got) {
 					got++
 				}
-			case outputFail:
+			case Fail:
 				failed = true
 			}
 		}
 	}
 	for i := range count {
-		do(0, ends[0].Step(now, input{inputSend, []byte(fmt.Sprint("message ", i))}, nil))
+		do(0, ends[0].Step(now, Input{Send, []byte(fmt.Sprint("message ", i))}, nil))
 	}
 	for got < count && !failed {
 		next, found := time.Time{}, false
@@ -429,26 +429,26 @@ func runLossy(loss float64, seed uint64, count int) (got int, failed bool, suppr
 		for i, f := range air {
 			if !f.at.After(now) {
 				air = slices.Delete(air, i, i+1)
-				do(f.to, ends[f.to].Step(now, input{inputFrame, f.b}, nil))
+				do(f.to, ends[f.to].Step(now, Input{Frame, f.b}, nil))
 				break
 			}
 		}
-		do(0, ends[0].Step(now, input{kind: inputTick}, nil))
+		do(0, ends[0].Step(now, Input{Kind: Tick}, nil))
 	}
-	return got, failed, ends[1].Stats().duplicates
+	return got, failed, ends[1].Stats().Duplicates
 }
 
 func BenchmarkReliabilityRoundTrip(b *testing.B) {
-	r := newReliability(srConfig{maxMessage: 5000, queueMessages: 4, queueBytes: 1 << 16})
-	peer := newReliability(srConfig{maxMessage: 5000})
+	r := New(Config{MaxSend: 5000, MaxReceive: 5000, QueueMessages: 4, QueueBytes: 1 << 16})
+	peer := New(Config{MaxSend: 5000, MaxReceive: 5000})
 	msg, now := make([]byte, 800), epoch
-	var out, back []output
+	var out, back []Output
 	b.ReportAllocs()
 	for b.Loop() {
-		out = r.Step(now, input{inputSend, msg}, out[:0])
-		out = r.Step(now, input{}, out[:0])
-		back = peer.Step(now, input{inputFrame, out[0].data}, back[:0])
-		out = r.Step(now, input{inputFrame, back[0].data}, out[:0])
+		out = r.Step(now, Input{Send, msg}, out[:0])
+		out = r.Step(now, Input{}, out[:0])
+		back = peer.Step(now, Input{Frame, out[0].Data}, back[:0])
+		out = r.Step(now, Input{Frame, back[0].Data}, out[:0])
 		now = now.Add(time.Second)
 	}
 }

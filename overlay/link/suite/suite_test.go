@@ -1,9 +1,7 @@
-package link
+package suite
 
 import (
 	"bytes"
-	"crypto/tls"
-	"log/slog"
 	"testing"
 
 	"github.com/pion/dtls/v2"
@@ -11,22 +9,11 @@ import (
 	"github.com/pion/dtls/v2/pkg/protocol/recordlayer"
 )
 
-var discard = slog.New(slog.DiscardHandler)
-
-// bareConfig is the library with our suite and nothing else of ours.
-func bareConfig(m *mission) *dtls.Config {
-	return &dtls.Config{
-		Certificates: []tls.Certificate{m.identity().TLSCertificate()}, InsecureSkipVerify: true,
-		CipherSuites: []dtls.CipherSuiteID{}, CustomCipherSuites: suitesFor(new(exporter)),
-		ClientAuth: dtls.RequireAnyClientCert, LoggerFactory: quietLogger{discard},
-	}
-}
-
-func suitePair(t testing.TB) (client, server *chachaSuite) {
+func suitePair(t testing.TB) (client, server *Suite) {
 	t.Helper()
-	client, server = &chachaSuite{exporter: new(exporter)}, &chachaSuite{exporter: new(exporter)}
+	client, server = New(ECDSA, new(Exporter)), New(ECDSA, new(Exporter))
 	master, cr, sr := bytes.Repeat([]byte{1}, 48), bytes.Repeat([]byte{2}, 32), bytes.Repeat([]byte{3}, 32)
-	for s, isClient := range map[*chachaSuite]bool{client: true, server: false} {
+	for s, isClient := range map[*Suite]bool{client: true, server: false} {
 		if err := s.Init(master, cr, sr, isClient); err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +21,7 @@ func suitePair(t testing.TB) (client, server *chachaSuite) {
 	return client, server
 }
 
-func seal(t testing.TB, s *chachaSuite, seq uint64, body []byte) []byte {
+func seal(t testing.TB, s *Suite, seq uint64, body []byte) []byte {
 	t.Helper()
 	r := &recordlayer.RecordLayer{
 		Header:  recordlayer.Header{Epoch: 1, SequenceNumber: seq, Version: protocol.Version1_2},
@@ -53,7 +40,7 @@ func seal(t testing.TB, s *chachaSuite, seq uint64, body []byte) []byte {
 
 func TestSuiteSealsAndOpens(t *testing.T) {
 	c, s := suitePair(t)
-	for _, p := range [][2]*chachaSuite{{c, s}, {s, c}} {
+	for _, p := range [][2]*Suite{{c, s}, {s, c}} {
 		for _, n := range []int{0, 1, 200, 8000} {
 			body := bytes.Repeat([]byte{7}, n)
 			sealed := seal(t, p[0], 5, body)
@@ -94,7 +81,7 @@ func TestNonceIsTheSequenceNumber(t *testing.T) {
 }
 
 func TestSuiteWithoutKeysAndPlainRecords(t *testing.T) {
-	empty := &chachaSuite{}
+	empty := &Suite{}
 	if _, err := empty.Decrypt(make([]byte, 50)); err == nil {
 		t.Error("opened without keys")
 	}
@@ -102,17 +89,17 @@ func TestSuiteWithoutKeysAndPlainRecords(t *testing.T) {
 		t.Error("sealed without keys")
 	}
 	_, s := suitePair(t)
-	if _, err := s.Decrypt(plainRecord(contentChangeCipherSpec, 1, []byte{1})); err == nil {
+	if _, err := s.Decrypt([]byte{20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1}); err == nil {
 		t.Error("a ChangeCipherSpec of a protected epoch passed unread")
 	}
 }
 
 func TestOnlyOurSuiteIsOffered(t *testing.T) {
 	for id := range uint16(0xffff) {
-		if dtls.CipherSuiteID(id) == chachaSuiteID {
+		if dtls.CipherSuiteID(id) == ECDSA {
 			continue
 		}
-		for _, s := range suitesFor(new(exporter))() {
+		for _, s := range Only(ECDSA, new(Exporter))() {
 			if s.ID() == dtls.CipherSuiteID(id) {
 				t.Errorf("suite %#x offered", id)
 			}
@@ -122,26 +109,26 @@ func TestOnlyOurSuiteIsOffered(t *testing.T) {
 
 func TestExporter(t *testing.T) {
 	c, s := suitePair(t)
-	a, err1 := c.exporter.export("EXTRACTOR-dtls_srtp", nil, 60)
-	b, err2 := s.exporter.export("EXTRACTOR-dtls_srtp", nil, 60)
+	a, err1 := c.exporter.Export("EXTRACTOR-dtls_srtp", nil, 60)
+	b, err2 := s.exporter.Export("EXTRACTOR-dtls_srtp", nil, 60)
 	if err1 != nil || err2 != nil || !bytes.Equal(a, b) || len(a) != 60 {
 		t.Fatalf("%x, %x, %v, %v", a, b, err1, err2)
 	}
 	// "If no context is provided … it is not the same as a zero-length context" (RFC 5705 §4)
-	if e, _ := c.exporter.export("EXTRACTOR-dtls_srtp", []byte{}, 60); bytes.Equal(a, e) {
+	if e, _ := c.exporter.Export("EXTRACTOR-dtls_srtp", []byte{}, 60); bytes.Equal(a, e) {
 		t.Error("an empty context is the same as none")
 	}
 	for _, label := range []string{"client finished", "server finished", "master secret", "key expansion", "extended master secret", ""} {
-		if _, err := c.exporter.export(label, nil, 20); err == nil {
+		if _, err := c.exporter.Export(label, nil, 20); err == nil {
 			t.Errorf("label %q exported", label)
 		}
 	}
 	for _, n := range []int{-1, 0, maxExport + 1} {
-		if _, err := c.exporter.export("x", nil, n); err == nil {
+		if _, err := c.exporter.Export("x", nil, n); err == nil {
 			t.Errorf("%d bytes exported", n)
 		}
 	}
-	if _, err := new(exporter).export("x", nil, 20); err == nil {
+	if _, err := new(Exporter).Export("x", nil, 20); err == nil {
 		t.Error("exported without a handshake")
 	}
 }
