@@ -83,11 +83,12 @@ var allowed = map[string][]string{
 	"overlay/ident":      {"overlay/wire", "overlay/config"},
 	"overlay/chord":      {"overlay/wire", "overlay/ident"},
 	"overlay/storage":    {"overlay/wire", "overlay/ident"},
-	"overlay/link":       {"overlay/wire", "overlay/ident", "overlay/link/sr", "overlay/link/suite"},
+	"overlay/link":       {"overlay/wire", "overlay/ident", "overlay/link/sr", "overlay/link/suite", "overlay/stun"},
 	"overlay/link/sr":    {"overlay/wire"},
 	"overlay/link/suite": {},
 	"overlay/discovery":  {},
 	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/link"},
+	"overlay/stun":       {},
 	"overlay/sipusage":   {"overlay/wire", "overlay/ident", "overlay/node"},
 	"sip/registrar":      {},
 	"sip/proxy":          {},
@@ -121,7 +122,7 @@ func TestImportsStayInTheirLayer(t *testing.T) {
 
 // Pure cores decide; they have no sockets, files, locks or clock of their own.
 func TestCoresArePure(t *testing.T) {
-	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "overlay/link/sr", "sip/proxy", "sip/registrar"}
+	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "overlay/link/sr", "overlay/stun", "sip/proxy", "sip/registrar"}
 	for _, p := range packages(t) {
 		if !slices.Contains(pure, p.ImportPath) {
 			continue
@@ -148,7 +149,7 @@ func TestCoresArePure(t *testing.T) {
 // One package owns pion's connections, so that its guards stand in one place.
 func TestOnlyLinkImportsICEAndDTLS(t *testing.T) {
 	for _, p := range packages(t) {
-		if p.ImportPath == "overlay/link" || p.ImportPath == "overlay/link/suite" || p.ImportPath == "board/simnet" {
+		if p.ImportPath == "overlay/link" || p.ImportPath == "overlay/link/suite" || p.ImportPath == "overlay/turn" || p.ImportPath == "board/simnet" {
 			continue
 		}
 		for _, i := range p.Imports {

@@ -259,43 +259,6 @@ var crashPacket = []byte{
 	0x00, 0x12, 0, 0,
 }
 
-func TestBadSTUN(t *testing.T) {
-	message := func(attrs ...byte) []byte {
-		b := append([]byte{0, 1, 0, byte(len(attrs)), 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
-		return append(b, attrs...)
-	}
-	v4, v6 := append([]byte{0, 1}, make([]byte, 6)...), append([]byte{0, 2}, make([]byte, 18)...)
-	for _, c := range []struct {
-		name string
-		b    []byte
-		bad  bool
-	}{
-		{"crash packet", crashPacket, true},
-		{"no attributes", message(), false},
-		{"mapped address", message(append([]byte{0, 1, 0, 8}, v4...)...), false},
-		{"xor-mapped IPv6", message(append([]byte{0, 0x20, 0, 20}, v6...)...), false},
-		{"family that does not fit", message(append([]byte{0, 0x20, 0, 8}, append([]byte{0, 2}, v4[2:]...)...)...), true},
-		{"empty xor-mapped", message(0, 0x20, 0, 0), true},
-		{"one byte", message(0, 0x16, 0, 1, 0, 0, 0, 0), true},
-		{"padded attribute", message(0, 6, 0, 3, 'a', 'b', 'c', 0), false},
-		{"attribute beyond the end", message(0, 6, 0, 9, 'a', 'b', 'c', 0), true},
-		{"half an attribute header", append(message(0, 6), 0, 0)[:22], true},
-		{"wrong cookie", append([]byte{0, 1, 0, 0, 1, 2, 3, 4}, make([]byte, 12)...), true},
-		{"length too long", append([]byte{0, 1, 0, 4, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...), true},
-		{"trailing bytes", append(message(), 0, 0, 0, 0), true},
-		{"empty", nil, true},
-	} {
-		if got := badSTUN(c.b); got != c.bad {
-			t.Errorf("%s: bad %v, want %v", c.name, got, c.bad)
-		}
-		for n := range len(c.b) {
-			if c.name != "trailing bytes" && !badSTUN(c.b[:n]) {
-				t.Errorf("%s: its first %d bytes are taken", c.name, n)
-			}
-		}
-	}
-}
-
 // TestCrashPacket sends the packet, and other hostile datagrams, to both sockets of a trunk.
 func TestCrashPacket(t *testing.T) {
 	m := newMission(t)
@@ -353,9 +316,6 @@ func FuzzGuard(f *testing.F) {
 		}
 		if again := g.filter(bytes.Clone(out)); !bytes.Equal(again, out) && g.late <= maxLateHandshake {
 			t.Fatal("what was taken is not taken again")
-		}
-		if len(b) > 0 && b[0] <= 3 {
-			badSTUN(b)
 		}
 		parseClientHello(b)
 	})

@@ -9,6 +9,8 @@ import (
 
 	"github.com/pion/ice/v2"
 	"github.com/pion/transport/v2"
+
+	"fieldkit/overlay/stun"
 )
 
 // maxLocalAddresses bounds the sockets of one attempt.
@@ -98,7 +100,7 @@ func (s *agentSocket) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		switch first := b[0]; {
 		case first <= 3:
-			if badSTUN(b[:n]) {
+			if stun.Malformed(b[:n]) {
 				s.stats.stunDropped.Add(1)
 				continue
 			}
