@@ -1,6 +1,9 @@
 package wire
 
-import "net/netip"
+import (
+	"net/netip"
+	"strconv"
+)
 
 // Overlay link protocols (RFC 6940 §14.10).
 const (
@@ -61,7 +64,7 @@ type AppAttachReqAns struct {
 // ParseAttach reads the body of an AttachReq or AttachAns.
 func ParseAttach(body []byte) (AttachReqAns, error) {
 	var a AttachReqAns
-	r := reader{b: body}
+	r := newReader(body)
 	a.Ufrag, a.Password = r.opaque(1, "ufrag"), r.opaque(1, "password")
 	a.Role = r.opaque(1, "role")
 	a.Candidates = r.candidates()
@@ -83,7 +86,7 @@ func (a AttachReqAns) AppendBinary(b []byte) ([]byte, error) {
 // ParseAppAttach reads the body of an AppAttachReq or AppAttachAns.
 func ParseAppAttach(body []byte) (AppAttachReqAns, error) {
 	var a AppAttachReqAns
-	r := reader{b: body}
+	r := newReader(body)
 	a.Ufrag, a.Password = r.opaque(1, "ufrag"), r.opaque(1, "password")
 	a.Application = r.u16("application")
 	a.Role = r.opaque(1, "role")
@@ -113,26 +116,26 @@ func (r *reader) candidates() []IceCandidate {
 }
 
 func (r *reader) candidate() IceCandidate {
-	const what = "candidate"
 	var c IceCandidate
-	c.Addr, c.Unknown = r.addrPort()
-	c.Link = r.u8(what)
-	c.Foundation = r.opaque(1, what)
-	c.Priority = r.u32(what)
-	c.Type = r.u8(what)
+	c.Addr, c.Unknown = r.addrPort("addr_port")
+	c.Link = r.u8("overlay_link")
+	c.Foundation = r.opaque(1, "foundation")
+	c.Priority = r.u32("priority")
+	c.Type = r.u8("type")
 	switch c.Type {
 	case CandHost:
 	case CandSrflx, CandRelay:
-		c.Related, c.UnknownRelated = r.addrPort()
+		c.Related, c.UnknownRelated = r.addrPort("rel_addr_port")
 	default:
-		// The select allows no others, and the rest cannot be read without knowing (RFC 6940 §6.3.1.1).
-		r.fail("candidate of an unknown type")
+		// The select allows no others and nothing tells where the candidate ends: "any unknown type SHOULD be
+		// treated as a parsing error, and the whole message SHOULD be discarded" (RFC 6940 §6.3.1.1).
+		r.refuse(1, "type", "unknown candidate type "+strconv.Itoa(int(c.Type)))
 	}
-	v := r.vector(2, what)
+	v := r.vector(2, "extensions")
 	for v.more() {
-		c.Extensions = append(c.Extensions, CandidateExtension{Name: v.opaque(2, what), Value: v.opaque(2, what)})
+		c.Extensions = append(c.Extensions, CandidateExtension{Name: v.opaque(2, "name"), Value: v.opaque(2, "value")})
 	}
-	r.join(&v, what)
+	r.join(&v, "extensions")
 	return c
 }
 
@@ -170,29 +173,28 @@ const (
 )
 
 // addrPort reads an IpAddressPort. One of an unknown type is returned as it was encoded.
-func (r *reader) addrPort() (netip.AddrPort, []byte) {
-	const what = "IpAddressPort"
-	whole := r.b
-	typ := r.u8(what)
-	v := r.vector(1, what)
+func (r *reader) addrPort(field string) (netip.AddrPort, []byte) {
+	whole, start := r.b, r.at()
+	typ := r.u8(field)
+	v := r.vector(1, field)
 	if r.err != nil {
 		return netip.AddrPort{}, nil
 	}
 	var addr netip.Addr
 	switch typ {
 	case 0:
-		r.fail(what + " of type 0")
+		r.fail(start, field, "address type 0")
 		return netip.AddrPort{}, nil
 	case addrIPv4:
-		addr, _ = netip.AddrFromSlice(v.take(4, what))
+		addr, _ = netip.AddrFromSlice(v.take(4, "addr"))
 	case addrIPv6:
-		addr, _ = netip.AddrFromSlice(v.take(16, what))
+		addr, _ = netip.AddrFromSlice(v.take(16, "addr"))
 	default:
 		n := 2 + len(v.b)
 		return netip.AddrPort{}, whole[:n:n]
 	}
-	ap := netip.AddrPortFrom(addr, v.u16(what))
-	r.join(&v, what)
+	ap := netip.AddrPortFrom(addr, v.u16("port"))
+	r.join(&v, field)
 	return ap, nil
 }
 

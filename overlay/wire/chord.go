@@ -1,5 +1,7 @@
 package wire
 
+import "strconv"
+
 // JoinRequest is the body of a JoinReq (RFC 6940 §6.4.2.1).
 type JoinRequest struct {
 	Node            NodeID // joining_peer_id
@@ -20,7 +22,7 @@ type LeaveRequest struct {
 
 // ParseJoinRequest reads the body of a JoinReq in an overlay with Node-IDs of idLen bytes.
 func ParseJoinRequest(body []byte, idLen int) (JoinRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, JoinRequest{
 		Node: r.nodeID(idLen, "joining_peer_id"), OverlaySpecific: r.opaque(2, "overlay_specific_data"),
 	}, "JoinReq")
@@ -36,7 +38,7 @@ func (j JoinRequest) AppendBinary(b []byte) ([]byte, error) {
 
 // ParseJoinAnswer reads the body of a JoinAns.
 func ParseJoinAnswer(body []byte) (JoinAnswer, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, JoinAnswer{OverlaySpecific: r.opaque(2, "overlay_specific_data")}, "JoinAns")
 }
 
@@ -49,7 +51,7 @@ func (j JoinAnswer) AppendBinary(b []byte) ([]byte, error) {
 
 // ParseLeaveRequest reads the body of a LeaveReq in an overlay with Node-IDs of idLen bytes.
 func ParseLeaveRequest(body []byte, idLen int) (LeaveRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, LeaveRequest{
 		Node: r.nodeID(idLen, "leaving_peer_id"), OverlaySpecific: r.opaque(2, "overlay_specific_data"),
 	}, "LeaveReq")
@@ -82,12 +84,17 @@ type ChordLeave struct {
 
 // ParseChordLeave reads the overlay-specific data of a LeaveReq.
 func ParseChordLeave(b []byte, idLen int) (ChordLeave, error) {
-	r := reader{b: b}
+	r := newReader(b)
 	l := ChordLeave{Type: ChordLeaveType(r.u8("type"))}
-	if l.Type != LeaveFromSuccessor && l.Type != LeaveFromPredecessor {
-		r.fail("unknown type")
+	list := "successors"
+	switch l.Type {
+	case LeaveFromSuccessor:
+	case LeaveFromPredecessor:
+		list = "predecessors"
+	default:
+		r.refuse(1, "type", "unknown type "+strconv.Itoa(int(l.Type)))
 	}
-	l.Nodes = r.nodeIDs(idLen, "Node-ID list")
+	l.Nodes = r.nodeIDs(idLen, list)
 	return finish(&r, l, "ChordLeaveData")
 }
 
@@ -122,7 +129,7 @@ type ChordUpdate struct {
 
 // ParseChordUpdate reads the body of an UpdateReq in an overlay with Node-IDs of idLen bytes.
 func ParseChordUpdate(body []byte, idLen int) (ChordUpdate, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	u := ChordUpdate{Uptime: r.u32("uptime"), Type: ChordUpdateType(r.u8("type"))}
 	switch u.Type {
 	case UpdatePeerReady:
@@ -133,7 +140,7 @@ func ParseChordUpdate(body []byte, idLen int) (ChordUpdate, error) {
 			u.Fingers = r.nodeIDs(idLen, "fingers")
 		}
 	default:
-		r.fail("unknown type")
+		r.refuse(1, "type", "unknown type "+strconv.Itoa(int(u.Type)))
 	}
 	return finish(&r, u, "ChordUpdate")
 }

@@ -2,36 +2,43 @@ package wire
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"strconv"
 )
 
-// ErrMalformed is what every parse failure of this package is.
-var ErrMalformed = errors.New("malformed RELOAD message")
-
-// ErrUnencodable is what every failure of an AppendBinary is: a field too long for its length prefix,
-// a missing Node-ID, a value whose data model is not set. It is a fault of the caller, not of the peer.
-var ErrUnencodable = errors.New("RELOAD structure that cannot be encoded")
-
 // reader takes fields off the front of b. Its first failure sticks, and empties it, so that a parser
-// can be written straight down and asked once at its end.
+// can be written straight down and asked once at its end. Fields are named as the RFC names them; the
+// names reach the caller in a SyntaxError.
 type reader struct {
-	b   []byte
-	err error
+	b     []byte
+	end   int // offset of the end of b in what the parser was given
+	count int // elements that more announced, when this reads a vector
+	err   *SyntaxError
 }
 
-func (r *reader) fail(what string) {
+func newReader(b []byte) reader { return reader{b: b, end: len(b)} }
+
+// at is the offset of the next byte.
+func (r *reader) at() int { return r.end - len(r.b) }
+
+// fail notes that the field at an offset is wrong.
+func (r *reader) fail(at int, field, reason string) {
 	if r.err == nil {
-		r.err = fmt.Errorf("%w: %s", ErrMalformed, what)
+		r.err = &SyntaxError{Offset: at, Field: field, Reason: reason}
 	}
 	r.b = nil
 }
 
+// refuse notes that the last size bytes read, which were a field, are wrong.
+func (r *reader) refuse(size int, field, reason string) { r.fail(r.at()-size, field, reason) }
+
 // take returns the next n bytes, nil for none; its capacity is cut so that an append cannot reach
 // what follows.
-func (r *reader) take(n uint64, what string) []byte {
-	if n > uint64(len(r.b)) {
-		r.fail(what + " truncated")
+func (r *reader) take(n int, field string) []byte {
+	if n > len(r.b) {
+		if r.err == nil {
+			r.fail(r.at(), field, "truncated: "+strconv.Itoa(n)+" bytes wanted, "+strconv.Itoa(len(r.b))+" there")
+		}
 		return nil
 	}
 	if n == 0 {
@@ -42,98 +49,135 @@ func (r *reader) take(n uint64, what string) []byte {
 	return v
 }
 
+// rest returns all that is left, nil for nothing.
+func (r *reader) rest() []byte { return r.take(len(r.b), "") }
+
 // uint reads a big-endian integer of n bytes.
-func (r *reader) uint(n int, what string) uint64 {
+func (r *reader) uint(n int, field string) uint64 {
 	var v uint64
-	for _, c := range r.take(uint64(n), what) {
+	for _, c := range r.take(n, field) {
 		v = v<<8 | uint64(c)
 	}
 	return v
 }
 
-func (r *reader) u8(what string) uint8   { return uint8(r.uint(1, what)) }
-func (r *reader) u16(what string) uint16 { return uint16(r.uint(2, what)) }
-func (r *reader) u32(what string) uint32 { return uint32(r.uint(4, what)) }
-func (r *reader) u64(what string) uint64 { return r.uint(8, what) }
+func (r *reader) u8(field string) uint8   { return uint8(r.uint(1, field)) }
+func (r *reader) u16(field string) uint16 { return uint16(r.uint(2, field)) }
+func (r *reader) u32(field string) uint32 { return uint32(r.uint(4, field)) }
+func (r *reader) u64(field string) uint64 { return r.uint(8, field) }
 
 // boolean reads a Boolean, which "is either a 1 or a 0" (RFC 6940 §6.3.1.1).
-func (r *reader) boolean(what string) bool {
-	v := r.u8(what)
+func (r *reader) boolean(field string) bool {
+	v := r.u8(field)
 	if v > 1 {
-		r.fail(what + " is no Boolean")
+		r.refuse(1, field, "no Boolean")
 	}
 	return v == 1
 }
 
 // opaque reads a vector of bytes behind a length of n bytes.
-func (r *reader) opaque(n int, what string) []byte {
-	return r.take(r.uint(n, what), what)
+func (r *reader) opaque(n int, field string) []byte {
+	start := r.at()
+	length := r.uint(n, field)
+	if length > uint64(len(r.b)) && r.err == nil {
+		r.fail(start, field, "length of "+strconv.FormatUint(length, 10)+" with "+strconv.Itoa(len(r.b))+" bytes left")
+		return nil
+	}
+	if r.err != nil {
+		return nil
+	}
+	return r.take(int(length), field)
 }
 
 // vector reads a vector behind a length of n bytes, for its elements to be read from the result.
 // The caller hands the result to join when it has read them.
-func (r *reader) vector(n int, what string) reader {
-	return reader{b: r.opaque(n, what)}
+func (r *reader) vector(n int, field string) reader {
+	b := r.opaque(n, field)
+	return reader{b: b, end: r.at()}
 }
 
-// more reports whether another element follows.
-func (r *reader) more() bool { return r.err == nil && len(r.b) > 0 }
+// span is the vector that takes up the next n bytes.
+func (r *reader) span(n int, field string) reader {
+	b := r.take(n, field)
+	return reader{b: b, end: r.at()}
+}
+
+// more reports whether another element follows, and counts it.
+func (r *reader) more() bool {
+	if r.err != nil || len(r.b) == 0 {
+		return false
+	}
+	r.count++
+	return true
+}
 
 // join takes over the failure of a vector's reader, or its unread rest as one.
-func (r *reader) join(v *reader, what string) {
+func (r *reader) join(v *reader, field string) {
 	if v.err == nil && len(v.b) > 0 {
-		v.fail(what + " with trailing bytes")
+		v.count = 0
+		v.fail(v.at(), "", strconv.Itoa(len(v.b))+" bytes too many")
 	}
 	if v.err != nil && r.err == nil {
 		r.err = v.err
+		r.err.within(field, v.count-1)
 		r.b = nil
 	}
 }
 
-func (r *reader) nodeID(n int, what string) NodeID {
+// scope puts a name before the field of a failure that happened since before was asked.
+func (r *reader) scope(before bool, field string) {
+	if before && r.err != nil {
+		r.err.within(field, -1)
+	}
+}
+
+func (r *reader) ok() bool { return r.err == nil }
+
+func (r *reader) nodeID(n int, field string) NodeID {
 	if n < MinNodeIDLen || n > MaxNodeIDLen {
-		r.fail(what + " of a length no overlay has")
+		r.fail(r.at(), field, "Node-ID of "+strconv.Itoa(n)+" bytes")
 		return NodeID{}
 	}
 	var id NodeID
-	if b := r.take(uint64(n), what); b != nil {
+	if b := r.take(n, field); b != nil {
 		id.n = uint8(n)
 		copy(id.b[:], b)
 	}
 	return id
 }
 
-func (r *reader) nodeIDs(n int, what string) []NodeID {
-	v := r.vector(2, what)
+func (r *reader) nodeIDs(n int, field string) []NodeID {
+	v := r.vector(2, field)
 	var ids []NodeID
 	if n >= MinNodeIDLen && len(v.b) >= n {
 		ids = make([]NodeID, 0, len(v.b)/n)
 	}
 	for v.more() {
-		ids = append(ids, v.nodeID(n, what))
+		ids = append(ids, v.nodeID(n, ""))
 	}
-	r.join(&v, what)
+	r.join(&v, field)
 	return ids
 }
 
 // resourceID reads a ResourceId, "up to 254 bytes (2040 bits) in length" (RFC 6940 §6.3.1.1).
-func (r *reader) resourceID(what string) ResourceID {
-	b := r.opaque(1, what)
+func (r *reader) resourceID(field string) ResourceID {
+	b := r.opaque(1, field)
 	if len(b) > MaxResourceIDLen {
-		r.fail(what + " of 255 bytes")
+		r.refuse(1+len(b), field, "Resource-ID of 255 bytes")
 		return ""
 	}
 	return ResourceID(b)
 }
 
 // finish ends a parser: v if everything was read and nothing failed.
-func finish[T any](r *reader, v T, what string) (T, error) {
+func finish[T any](r *reader, v T, structure string) (T, error) {
 	if r.err == nil && len(r.b) > 0 {
-		r.fail("trailing bytes")
+		r.fail(r.at(), "", strconv.Itoa(len(r.b))+" trailing bytes")
 	}
 	if r.err != nil {
 		var none T
-		return none, fmt.Errorf("%s: %w", what, r.err)
+		r.err.within(structure, -1)
+		return none, r.err
 	}
 	return v, nil
 }

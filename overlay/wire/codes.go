@@ -33,6 +33,12 @@ const (
 	AppAttachAns    MessageCode = 0x1e
 	ConfigUpdateReq MessageCode = 0x21
 	ConfigUpdateAns MessageCode = 0x22
+	ExpAReq         MessageCode = 0x23 // experimental
+	ExpAAns         MessageCode = 0x24
+	ExpBReq         MessageCode = 0x25 // experimental
+	ExpBAns         MessageCode = 0x26
+	PathTrackReq    MessageCode = 0x27 // RFC 7851
+	PathTrackAns    MessageCode = 0x28 // RFC 7851
 	ErrorAns        MessageCode = 0xffff
 )
 
@@ -76,6 +82,12 @@ func (c MessageCode) String() string {
 		name = "app_attach"
 	case ConfigUpdateReq:
 		name = "config_update"
+	case ExpAReq:
+		name = "exp_a"
+	case ExpBReq:
+		name = "exp_b"
+	case PathTrackReq:
+		name = "path_track"
 	case ErrorAns:
 		return "error"
 	default:
@@ -108,7 +120,17 @@ const (
 	ErrorConfigTooOld                ErrorCode = 0xf
 	ErrorConfigTooNew                ErrorCode = 0x10
 	ErrorInProgress                  ErrorCode = 0x11
+	ErrorExpA                        ErrorCode = 0x12
+	ErrorExpB                        ErrorCode = 0x13
 	ErrorInvalidMessage              ErrorCode = 0x14
+
+	// RFC 7851 §4.4. Their error_info is text.
+	ErrorUnderlayDestinationUnreachable ErrorCode = 0x15
+	ErrorUnderlayTimeExceeded           ErrorCode = 0x16
+	ErrorMessageExpired                 ErrorCode = 0x17
+	ErrorUpstreamMisrouting             ErrorCode = 0x18 // error_info is a Node-ID: ParseUpstream
+	ErrorLoopDetected                   ErrorCode = 0x19
+	ErrorTTLHopsExceeded                ErrorCode = 0x1a
 )
 
 var errorNames = map[ErrorCode]string{
@@ -128,7 +150,16 @@ var errorNames = map[ErrorCode]string{
 	ErrorConfigTooOld:                "Error_Config_Too_Old",
 	ErrorConfigTooNew:                "Error_Config_Too_New",
 	ErrorInProgress:                  "Error_In_Progress",
+	ErrorExpA:                        "Error_Exp_A",
+	ErrorExpB:                        "Error_Exp_B",
 	ErrorInvalidMessage:              "Error_Invalid_Message",
+
+	ErrorUnderlayDestinationUnreachable: "Error_Underlay_Destination_Unreachable",
+	ErrorUnderlayTimeExceeded:           "Error_Underlay_Time_Exceeded",
+	ErrorMessageExpired:                 "Error_Message_Expired",
+	ErrorUpstreamMisrouting:             "Error_Upstream_Misrouting",
+	ErrorLoopDetected:                   "Error_Loop_Detected",
+	ErrorTTLHopsExceeded:                "Error_TTL_Hops_Exceeded",
 }
 
 // String is the registered name, or the number in hex.
@@ -150,7 +181,7 @@ func (e ErrorResponse) Error() string { return "RELOAD answer " + e.Code.String(
 
 // ParseErrorResponse reads the body of an ErrorAns.
 func ParseErrorResponse(body []byte) (ErrorResponse, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, ErrorResponse{Code: ErrorCode(r.u16("error_code")), Info: r.opaque(2, "error_info")}, "ErrorResponse")
 }
 

@@ -25,13 +25,13 @@ type StatRequest FetchRequest
 
 // ParseFetchRequest reads the body of a FetchReq.
 func ParseFetchRequest(body []byte, models ModelOf) (FetchRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, r.fetch(models), "FetchReq")
 }
 
 // ParseStatRequest reads the body of a StatReq.
 func ParseStatRequest(body []byte, models ModelOf) (StatRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, StatRequest(r.fetch(models)), "StatReq")
 }
 
@@ -60,19 +60,19 @@ func (r *reader) fetch(models ModelOf) FetchRequest {
 }
 
 func (r *reader) specifier(models ModelOf) DataSpecifier {
-	const what = "model_specifier"
+	const field = "model_specifier"
 	s := DataSpecifier{Kind: KindID(r.u32("kind")), Generation: r.u64("generation")}
 	s.Model = models.model(s.Kind)
-	v := r.vector(2, what)
+	v := r.vector(2, field)
 	switch s.Model {
 	case SingleValue:
 	case Array:
 		list := v.vector(2, "indices")
 		for list.more() {
-			a := ArrayRange{First: list.u32("indices"), Last: list.u32("indices")}
+			a := ArrayRange{First: list.u32("first"), Last: list.u32("last")}
 			if a.First > a.Last {
 				// "The first integer MUST be less than or equal to the second."
-				list.fail("range of array indices that ends before it begins")
+				list.refuse(8, "", "range that ends before it begins")
 			}
 			s.Ranges = append(s.Ranges, a)
 		}
@@ -80,13 +80,13 @@ func (r *reader) specifier(models ModelOf) DataSpecifier {
 	case Dictionary:
 		list := v.vector(2, "keys")
 		for list.more() {
-			s.Keys = append(s.Keys, list.opaque(2, "keys"))
+			s.Keys = append(s.Keys, list.opaque(2, ""))
 		}
 		v.join(&list, "keys")
 	default:
 		s.Raw = unread(&v)
 	}
-	r.join(&v, what)
+	r.join(&v, field)
 	return s
 }
 
@@ -146,7 +146,7 @@ type FetchAnswer struct{ Kinds []FetchKindResponse }
 // ParseFetchAnswer reads the body of a FetchAns.
 func ParseFetchAnswer(body []byte, models ModelOf) (FetchAnswer, error) {
 	var f FetchAnswer
-	r := reader{b: body}
+	r := newReader(body)
 	v := r.vector(4, "kind_responses")
 	for v.more() {
 		k := FetchKindResponse{Kind: KindID(v.u32("kind")), Generation: v.u64("generation")}
@@ -203,7 +203,7 @@ type StatAnswer struct{ Kinds []StatKindResponse }
 // ParseStatAnswer reads the body of a StatAns.
 func ParseStatAnswer(body []byte, models ModelOf) (StatAnswer, error) {
 	var s StatAnswer
-	r := reader{b: body}
+	r := newReader(body)
 	v := r.vector(4, "kind_responses")
 	for v.more() {
 		k := StatKindResponse{Kind: KindID(v.u32("kind")), Generation: v.u64("generation")}
@@ -223,15 +223,14 @@ func ParseStatAnswer(body []byte, models ModelOf) (StatAnswer, error) {
 }
 
 func (r *reader) storedMetaData(model DataModel) StoredMetaData {
-	const what = "StoredMetaData"
-	v := r.vector(4, what)
-	m := StoredMetaData{StorageTime: v.u64(what), Lifetime: v.u32(what), Model: model}
+	v := r.vector(4, "value_length")
+	m := StoredMetaData{StorageTime: v.u64("storage_time"), Lifetime: v.u32("lifetime"), Model: model}
 	m.Index, m.Key = v.entry(model)
-	m.Exists = v.boolean("exists")
-	m.ValueLength = v.u32("value_length")
-	m.HashAlg = v.u8("hash_algorithm")
-	m.Hash = v.opaque(1, "hash_value")
-	r.join(&v, what)
+	m.Exists = v.boolean("metadata.exists")
+	m.ValueLength = v.u32("metadata.value_length")
+	m.HashAlg = v.u8("metadata.hash_algorithm")
+	m.Hash = v.opaque(1, "metadata.hash_value")
+	r.join(&v, "")
 	return m
 }
 
@@ -287,7 +286,7 @@ type FindAnswer struct{ Results []FindKindData }
 
 // ParseFindRequest reads the body of a FindReq.
 func ParseFindRequest(body []byte) (FindRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, FindRequest{Resource: r.resourceID("resource"), Kinds: r.kinds()}, "FindReq")
 }
 
@@ -302,7 +301,7 @@ func (f FindRequest) AppendBinary(b []byte) ([]byte, error) {
 // ParseFindAnswer reads the body of a FindAns.
 func ParseFindAnswer(body []byte) (FindAnswer, error) {
 	var f FindAnswer
-	r := reader{b: body}
+	r := newReader(body)
 	v := r.vector(2, "results")
 	for v.more() {
 		f.Results = append(f.Results, FindKindData{Kind: KindID(v.u32("kind")), Closest: v.resourceID("closest")})

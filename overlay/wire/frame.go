@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Frame types of RFC 6940 §6.6.2.
@@ -47,7 +48,7 @@ func (f Frame) AppendBinary(b []byte) ([]byte, error) {
 
 // ParseFrame reads a frame that fills a datagram.
 func ParseFrame(datagram []byte) (Frame, error) {
-	r := reader{b: datagram}
+	r := newReader(datagram)
 	f := Frame{Type: r.u8("type"), Sequence: r.u32("sequence")}
 	switch f.Type {
 	case FrameData:
@@ -55,7 +56,7 @@ func ParseFrame(datagram []byte) (Frame, error) {
 	case FrameAck:
 		f.Received = r.u32("received")
 	default:
-		r.fail("unknown type")
+		r.refuse(5, "type", "unknown type "+strconv.Itoa(int(f.Type)))
 	}
 	return finish(&r, f, "frame")
 }
@@ -73,7 +74,7 @@ func NextFrame(stream []byte, maxMessage int) (f Frame, size int, err error) {
 		if len(stream) < FrameDataOverhead {
 			return Frame{}, 0, nil
 		}
-		r := reader{b: stream[1:]}
+		r := newReader(stream[1:])
 		f = Frame{Type: FrameData, Sequence: r.u32("sequence")}
 		n := int(r.uint(3, "message"))
 		if n > maxMessage {
@@ -83,7 +84,7 @@ func NextFrame(stream []byte, maxMessage int) (f Frame, size int, err error) {
 	case FrameAck:
 		size = FrameAckLen
 	default:
-		return Frame{}, 0, fmt.Errorf("%w: frame of type %d", ErrMalformed, stream[0])
+		return Frame{}, 0, &SyntaxError{Field: "frame.type", Reason: "unknown type " + strconv.Itoa(int(stream[0]))}
 	}
 	if len(stream) < size {
 		return Frame{}, 0, nil

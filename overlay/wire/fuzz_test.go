@@ -135,3 +135,25 @@ func FuzzReassembler(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDiagnosticValue: what a diagnostic Kind says is written back as it was.
+func FuzzDiagnosticValue(f *testing.F) {
+	for _, info := range diagnosticInfo() {
+		f.Add(uint16(info.Kind), info.Contents)
+	}
+	f.Fuzz(func(t *testing.T, kind uint16, contents []byte) {
+		if len(contents) > 0xffff {
+			return
+		}
+		value, err := DiagnosticInfo{DiagnosticKind(kind), contents}.Value()
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if again, err := value.Info(DiagnosticKind(kind)); err != nil || !bytes.Equal(again.Contents, contents) {
+			t.Fatalf("%v %x written as %x, %v", DiagnosticKind(kind), contents, again.Contents, err)
+		}
+	})
+}

@@ -183,6 +183,18 @@ func codecs() []codec {
 				Priority: 0xff, Type: CandRelay, Related: netip.MustParseAddrPort("192.0.2.1:6084"),
 			}},
 		}}},
+		{file: "attach_req_no_ice", parse: plain(ParseAttach), want: AttachReqAns{IceParameters: IceParameters{
+			Role: []byte("passive"),
+			Candidates: []IceCandidate{
+				{Addr: netip.MustParseAddrPort("192.0.2.1:6084"), Link: LinkDTLSUDPSRNoICE, Priority: 2, Type: CandHost},
+				{Addr: netip.MustParseAddrPort("[2001:db8::1]:6084"), Link: LinkTLSTCPFHNoICE, Priority: 1, Type: CandHost},
+				{
+					Addr: netip.MustParseAddrPort("[2001:db8::2]:50000"), Link: 5, Foundation: []byte("99"), Priority: 0x01020304,
+					Type: CandRelay, Related: netip.MustParseAddrPort("[2001:db8::3]:50001"),
+					Extensions: []CandidateExtension{{Name: []byte("foo"), Value: []byte("x")}, {Name: []byte("bar")}},
+				},
+			},
+		}}},
 		{file: "app_attach_req", parse: plain(ParseAppAttach), want: AppAttachReqAns{
 			Application: ApplicationSIP, IceParameters: IceParameters{
 				Ufrag: []byte("abcd"), Password: []byte("secret"), Role: []byte("passive"), Candidates: []IceCandidate{host},
@@ -287,6 +299,42 @@ func codecs() []codec {
 			Type: SIPRegistrationRoute, ContactPrefs: []byte("(sip.schemes=SIPS)"), Destinations: []Destination{ToNode(node1)},
 		}},
 		{file: "sip_registration_extended", parse: plain(ParseSIPRegistration), want: SIPRegistration{Type: 7, Raw: []byte{0xbe, 0xef}}},
+		{file: "turn_server", parse: plain(ParseTurnServer), want: TurnServer{
+			Iteration: 2, Addr: netip.MustParseAddrPort("192.0.2.1:3478"),
+		}},
+		{file: "turn_server_ipv6", parse: plain(ParseTurnServer), want: TurnServer{
+			Iteration: 20, Addr: netip.MustParseAddrPort("[2001:db8::1]:3478"),
+		}},
+		{file: "turn_server_extended", parse: plain(ParseTurnServer), want: TurnServer{
+			Iteration: 1, Unknown: []byte{9, 3, 1, 2, 3},
+		}},
+		{file: "routing_drr", parse: plain(ParseExtensiveRoutingMode), want: ExtensiveRoutingMode{
+			Mode: RouteDirect, Transport: LinkDTLSUDPSR, Addr: netip.MustParseAddrPort("192.0.2.1:6084"),
+			Destinations: []Destination{ToNode(node1)},
+		}},
+		{file: "routing_rpr", parse: plain(ParseExtensiveRoutingMode), want: ExtensiveRoutingMode{
+			Mode: RouteRelay, Transport: LinkTLSTCPFHNoICE, Addr: netip.MustParseAddrPort("[2001:db8::1]:6084"),
+			Destinations: []Destination{ToNode(node2), ToNode(node1)},
+		}},
+		{file: "self_tuning", parse: plain(ParseSelfTuningData), want: SelfTuningData{NetworkSize: 1000, JoinRate: 10628, LeaveRate: 1}},
+		{file: "diagnostics_req", parse: plain(ParseDiagnosticsRequest), want: DiagnosticsRequest{
+			Expiration: written + 9520, Initiated: written,
+			Flags: DiagStatusInfo.Flag() | DiagSoftwareVersion.Flag() | DiagBatteryStatus.Flag(),
+			Extensions: []DiagnosticExtension{{Kind: 0xf000, Contents: []byte("abc")}, {Kind: 0x40}},
+		}},
+		{file: "diagnostics_ans", parse: plain(ParseDiagnosticsResponse), want: DiagnosticsResponse{
+			Expiration: written + 9520, Initiated: written, Received: written + 5, HopCounter: 14, Info: diagnosticInfo(),
+		}},
+		{file: "path_track_req", parse: plain(ParsePathTrackRequest), want: PathTrackRequest{
+			Destination: ToResource(resource),
+			Request:     DiagnosticsRequest{Expiration: written + 9520, Initiated: written, Flags: AllDiagnostics},
+		}},
+		{file: "path_track_ans", parse: plain(ParsePathTrackAnswer), want: PathTrackAnswer{
+			NextHop: ToNode(node2), Response: DiagnosticsResponse{
+				Expiration: written + 9520, Initiated: written, Received: written + 5, HopCounter: 15,
+				Info: []DiagnosticInfo{{Kind: DiagAppUptime, Contents: []byte{0, 0, 0, 0, 0, 0, 0x0e, 0x10}}},
+			},
+		}},
 		{file: "frame_data", parse: plain(ParseFrame), want: Frame{Type: FrameData, Sequence: 7, Message: []byte{1, 2, 3}}},
 		{file: "frame_ack", parse: plain(ParseFrame), want: Frame{Type: FrameAck, Sequence: 7, Received: 0x1e}},
 		{
@@ -309,14 +357,14 @@ func goldenMessage() *Message {
 				ToResource(resource),
 			},
 			Options: []ForwardingOption{
-				{Type: 2, Flags: ResponseCopy, Data: []byte{1, 2, 3}},
+				{Type: 199, Flags: ResponseCopy, Data: []byte{1, 2, 3}},
 				{Type: 200},
 			},
 		},
 		Code: PingReq,
 		Body: []byte{0, 0},
 		Extensions: []Extension{
-			{Type: 2, Critical: true, Data: []byte("dig")},
+			{Type: 1, Critical: true, Data: []byte("dig")},
 			{Type: 0x7777},
 		},
 		Security: SecurityBlock{

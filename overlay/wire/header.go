@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
 )
 
 // Constants of the forwarding header (RFC 6940 §6.3.2, §6.7, §14.2).
@@ -67,8 +68,8 @@ func ToOpaque(id uint16) Destination {
 // ParseDestinations reads a list of Destinations without a length before it, at most MaxDestinations.
 // It is what a via list, a destination list and the user part of a reload: URI hold.
 func ParseDestinations(b []byte) ([]Destination, error) {
-	r := reader{b: b}
-	return finish(&r, r.destinations("destination list"), "Destination list")
+	r := newReader(b)
+	return finish(&r, r.destinations(), "")
 }
 
 // AppendBinary appends the destination. It fails when what its type needs is missing or too long.
@@ -78,46 +79,49 @@ func (d Destination) AppendBinary(b []byte) ([]byte, error) {
 	return w.end(b, "Destination")
 }
 
-func (r *reader) destinations(what string) []Destination {
+func (r *reader) destinations() []Destination {
 	if !r.more() {
 		return nil
 	}
 	// Most entries are Node-IDs: one allocation then holds them all, and no more than a few times the input.
 	const usual = 2 + MinNodeIDLen
 	list := make([]Destination, 0, min(len(r.b)/usual+1, MaxDestinations))
-	for r.more() {
+	for {
 		if len(list) == MaxDestinations {
-			r.fail(what + " too long")
+			r.fail(r.at(), "", "more than "+strconv.Itoa(MaxDestinations)+" destinations")
 			return nil
 		}
-		list = append(list, r.destination(what))
+		list = append(list, r.destination(""))
+		if !r.more() {
+			return list
+		}
 	}
-	return list
 }
 
-func (r *reader) destination(what string) Destination {
+func (r *reader) destination(field string) Destination {
 	if len(r.b) > 0 && r.b[0]&0x80 != 0 {
-		return Destination{Type: DestOpaque, Opaque: r.take(2, what), Short: true}
+		return Destination{Type: DestOpaque, Opaque: r.take(2, field), Short: true}
 	}
-	d := Destination{Type: DestinationType(r.u8(what))}
-	v := r.vector(1, what)
+	start := r.at()
+	d := Destination{Type: DestinationType(r.u8(field))}
+	v := r.vector(1, field)
 	if r.err != nil {
 		return Destination{}
 	}
 	switch d.Type {
 	case 0:
-		r.fail(what + " with an entry of type 0")
+		r.fail(start, field, "destination of type 0")
 	case DestNode:
-		d.Node = v.nodeID(len(v.b), what)
+		d.Node = v.nodeID(len(v.b), "node_id")
 	case DestResource:
 		// The TLV's length covers the length octet that a ResourceId brings along.
-		d.Resource = v.resourceID(what)
+		d.Resource = v.resourceID("resource_id")
 	case DestOpaque:
-		d.Opaque = v.opaque(1, what)
+		d.Opaque = v.opaque(1, "opaque_id")
 	default:
-		d.Opaque = v.take(uint64(len(v.b)), what)
+		d.Opaque = v.rest()
 	}
-	r.join(&v, what)
+	r.join(&v, field)
 	return d
 }
 
@@ -201,17 +205,25 @@ func (h *Header) IsFragment() bool {
 // all that a node needs to forward a message without reading it. The bytes must be exactly one message,
 // as long as its length field says. A header of another version is read as if it were of this one.
 func ParseHeader(b []byte) (h Header, rest []byte, err error) {
-	r := reader{b: b}
+	r := newReader(b)
 	r.header(&h, len(b))
 	if r.err != nil {
-		return Header{}, nil, fmt.Errorf("forwarding header: %w", r.err)
+		return Header{}, nil, r.err
 	}
 	return h, r.b, nil
 }
 
+// Offsets of fields in the header that are looked at, or filled in, out of their order.
+const (
+	versionAt  = 10
+	fragmentAt = 12
+	lengthAt   = 16
+)
+
 func (r *reader) header(h *Header, size int) {
-	if r.u32("relo_token") != Token {
-		r.fail("relo_token")
+	defer r.scope(r.ok(), "forwarding")
+	if token := r.u32("relo_token"); token != Token {
+		r.refuse(4, "relo_token", "no RELOAD message")
 	}
 	h.Overlay = r.u32("overlay")
 	h.ConfigSequence = r.u16("configuration_sequence")
@@ -226,31 +238,31 @@ func (r *reader) header(h *Header, size int) {
 	case r.err != nil:
 		return
 	case uint64(h.Length) != uint64(size):
-		r.fail("length field that is not the message's length")
+		r.fail(lengthAt, "length", "length of "+strconv.FormatUint(uint64(h.Length), 10)+" in a message of "+strconv.Itoa(size)+" bytes")
 		return
 	case h.Version == 0 || h.Version == 255:
 		// "between 0.1 and 25.4"
-		r.fail("version out of range")
+		r.fail(versionAt, "version", "version out of range")
 		return
 	case h.Fragment&fragmentSet == 0:
 		// "implementations SHOULD discard any message with it set to 0" (RFC 6940 §6.7)
-		r.fail("fragment field without its first bit")
+		r.fail(fragmentAt, "fragment", "first bit not set")
 		return
 	}
-	v := reader{b: r.take(uint64(via), "via list")}
-	h.Via = v.destinations("via list")
-	r.join(&v, "via list")
-	v = reader{b: r.take(uint64(dest), "destination list")}
-	h.Dest = v.destinations("destination list")
-	r.join(&v, "destination list")
-	v = reader{b: r.take(uint64(options), "options")}
+	v := r.span(int(via), "via_list")
+	h.Via = v.destinations()
+	r.join(&v, "via_list")
+	v = r.span(int(dest), "destination_list")
+	h.Dest = v.destinations()
+	r.join(&v, "destination_list")
+	v = r.span(int(options), "options")
 	for v.more() {
 		if len(h.Options) == MaxOptions {
-			v.fail("too many options")
+			v.fail(v.at(), "", "more than "+strconv.Itoa(MaxOptions)+" options")
 			break
 		}
 		h.Options = append(h.Options, ForwardingOption{
-			Type: v.u8("option"), Flags: v.u8("option"), Data: v.opaque(2, "option"),
+			Type: v.u8("type"), Flags: v.u8("flags"), Data: v.opaque(2, "option"),
 		})
 	}
 	r.join(&v, "options")
@@ -330,11 +342,10 @@ func (w *writer) listLength(at, start int, what string) int {
 
 // length fills in the length field of the header that began at start, with `more` bytes to come.
 func (w *writer) length(start, more int) {
-	const field = 16
 	n := uint64(len(w.b)-start) + uint64(more)
 	if more < 0 || n > 0xffffffff {
 		w.fail("message too long")
 		return
 	}
-	binary.BigEndian.PutUint32(w.b[start+field:], uint32(n))
+	binary.BigEndian.PutUint32(w.b[start+lengthAt:], uint32(n))
 }

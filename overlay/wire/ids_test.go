@@ -76,7 +76,7 @@ func TestHashes(t *testing.T) {
 	}
 }
 
-// TestCodes checks numbers and names against the registries of RFC 6940 §14.8 and §14.9.
+// TestCodes checks numbers and names against the registries of RFC 6940 §14.8 and §14.9 and of RFC 7851 §9.3 and §9.4.
 func TestCodes(t *testing.T) {
 	for code, want := range map[MessageCode]string{
 		1: "probe_req", 2: "probe_ans", 3: "attach_req", 4: "attach_ans", 7: "store_req", 8: "store_ans",
@@ -84,12 +84,13 @@ func TestCodes(t *testing.T) {
 		17: "leave_req", 18: "leave_ans", 19: "update_req", 20: "update_ans", 21: "route_query_req",
 		22: "route_query_ans", 23: "ping_req", 24: "ping_ans", 25: "stat_req", 26: "stat_ans",
 		29: "app_attach_req", 30: "app_attach_ans", 33: "config_update_req", 34: "config_update_ans",
-		0xffff: "error", 0: "message_0x0", 5: "message_0x5", 0x27: "message_0x27", 0x28: "message_0x28",
+		0x23: "exp_a_req", 0x24: "exp_a_ans", 0x25: "exp_b_req", 0x26: "exp_b_ans", 0x27: "path_track_req", 0x28: "path_track_ans",
+		0xffff: "error", 0: "message_0x0", 5: "message_0x5", 0x29: "message_0x29", 0x2a: "message_0x2a",
 	} {
 		if code.String() != want {
 			t.Errorf("%#x is %s, want %s", uint16(code), code, want)
 		}
-		request := strings.HasSuffix(want, "_req") || code == 5 || code == 0x27
+		request := strings.HasSuffix(want, "_req") || code == 5 || code == 0x29
 		if code.IsRequest() != request {
 			t.Errorf("%v: IsRequest %v", code, code.IsRequest())
 		}
@@ -102,7 +103,10 @@ func TestCodes(t *testing.T) {
 		6: "Error_Incompatible_with_Overlay", 7: "Error_Unsupported_Forwarding_Option", 8: "Error_Data_Too_Large",
 		9: "Error_Data_Too_Old", 0xa: "Error_TTL_Exceeded", 0xb: "Error_Message_Too_Large", 0xc: "Error_Unknown_Kind",
 		0xd: "Error_Unknown_Extension", 0xe: "Error_Response_Too_Large", 0xf: "Error_Config_Too_Old",
-		0x10: "Error_Config_Too_New", 0x11: "Error_In_Progress", 0x14: "Error_Invalid_Message", 0x15: "error_0x15",
+		0x10: "Error_Config_Too_New", 0x11: "Error_In_Progress", 0x12: "Error_Exp_A", 0x13: "Error_Exp_B",
+		0x14: "Error_Invalid_Message", 0x15: "Error_Underlay_Destination_Unreachable", 0x16: "Error_Underlay_Time_Exceeded",
+		0x17: "Error_Message_Expired", 0x18: "Error_Upstream_Misrouting", 0x19: "Error_Loop_Detected", 0x1a: "Error_TTL_Hops_Exceeded",
+		0x1b: "error_0x1b",
 	} {
 		if code.String() != want {
 			t.Errorf("%#x is %s, want %s", uint16(code), code, want)
@@ -117,7 +121,7 @@ func TestCodes(t *testing.T) {
 func TestImports(t *testing.T) {
 	allowed := map[string]bool{
 		"bytes": true, "crypto/sha1": true, "encoding/binary": true, "encoding/hex": true, "errors": true,
-		"fmt": true, "net/netip": true, "slices": true,
+		"fmt": true, "net/netip": true, "slices": true, "strconv": true,
 	}
 	files, err := os.ReadDir(".")
 	if err != nil {

@@ -1,6 +1,15 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+)
+
+// Types of message extensions (RFC 6940 §14.14).
+const (
+	ExtensionDiagnosticPing uint16 = 0x2 // RFC 7851 §4.2.1: DiagnosticsRequest in a PingReq, DiagnosticsResponse in its answer
+	ExtensionSelfTuning     uint16 = 0x3 // RFC 7363 §9.1: SelfTuningData in a Probe and its answer
+)
 
 // Extension is a MessageExtension (RFC 6940 §6.3.3). Data is at most 2^32-1 bytes.
 type Extension struct {
@@ -23,35 +32,39 @@ type Message struct {
 // Reassembler. The error is ErrMalformed, and ErrVersion for a message of another RELOAD version.
 func Parse(b []byte) (*Message, error) {
 	m := new(Message)
-	r := reader{b: b}
+	r := newReader(b)
 	r.header(&m.Header, len(b))
 	switch {
 	case r.err != nil:
-		return nil, fmt.Errorf("forwarding header: %w", r.err)
+		return nil, r.err
 	case m.Version != Version:
-		return nil, fmt.Errorf("forwarding header: %w (%d.%d)", ErrVersion, m.Version/10, m.Version%10)
+		return nil, &SyntaxError{
+			Offset: versionAt, Field: "forwarding.version", cause: ErrVersion,
+			Reason: fmt.Sprintf("version %d.%d", m.Version/10, m.Version%10),
+		}
 	case m.IsFragment():
-		return nil, fmt.Errorf("%w: fragment in the place of a message", ErrMalformed)
+		return nil, &SyntaxError{Offset: fragmentAt, Field: "forwarding.fragment", Reason: "fragment in the place of a message"}
 	}
 	r.contents(m)
 	r.securityBlock(&m.Security)
-	return finish(&r, m, "message")
+	return finish(&r, m, "")
 }
 
 func (r *reader) contents(m *Message) {
+	defer r.scope(r.ok(), "message_contents")
 	m.Code = MessageCode(r.u16("message_code"))
-	if m.Code == 0 {
-		r.fail("message_code 0")
+	if r.ok() && m.Code == 0 {
+		r.refuse(2, "message_code", "code 0")
 	}
 	m.Body = r.opaque(4, "message_body")
 	v := r.vector(4, "extensions")
 	for v.more() {
 		if len(m.Extensions) == MaxExtensions {
-			v.fail("too many extensions")
+			v.fail(v.at(), "", "more than "+strconv.Itoa(MaxExtensions)+" extensions")
 			break
 		}
 		m.Extensions = append(m.Extensions, Extension{
-			Type: v.u16("extension"), Critical: v.boolean("extension"), Data: v.opaque(4, "extension"),
+			Type: v.u16("type"), Critical: v.boolean("critical"), Data: v.opaque(4, "extension_contents"),
 		})
 	}
 	r.join(&v, "extensions")

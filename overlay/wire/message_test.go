@@ -49,7 +49,7 @@ func TestForwarding(t *testing.T) {
 	if m.TTL != want.TTL-1 || len(m.Via) != 3 || len(m.Dest) != 3 || m.TransactionID != want.TransactionID {
 		t.Errorf("header %+v", m.Header)
 	}
-	if e := m.Extension(2); e == nil || string(e.Data) != "dig" || m.Extension(3) != nil {
+	if e := m.Extension(1); e == nil || string(e.Data) != "dig" || m.Extension(3) != nil {
 		t.Errorf("extension %+v", e)
 	}
 }
@@ -253,6 +253,16 @@ func TestUnencodable(t *testing.T) {
 		{"registration without destinations", SIPRegistration{Type: SIPRegistrationRoute}},
 		{"registration with a list of two bytes", SIPRegistration{Type: SIPRegistrationRoute, Destinations: []Destination{ToOpaque(1)}}},
 		{"URI", SIPRegistration{Type: SIPRegistrationURI, URI: long}},
+		{"TURN server without address", TurnServer{Iteration: 1}},
+		{"routing option of mode 0", ExtensiveRoutingMode{Addr: netip.MustParseAddrPort("192.0.2.1:1"), Destinations: []Destination{ToNode(node1)}}},
+		{"routing option without a destination", ExtensiveRoutingMode{Mode: RouteDirect, Addr: netip.MustParseAddrPort("192.0.2.1:1")}},
+		{"routing option with a list of 256 bytes", ExtensiveRoutingMode{
+			Mode: RouteDirect, Addr: netip.MustParseAddrPort("192.0.2.1:1"), Destinations: slices.Repeat([]Destination{ToOpaque(1)}, 128),
+		}},
+		{"extension for a Kind with a flag", DiagnosticsRequest{Extensions: []DiagnosticExtension{{Kind: 0x3f}}}},
+		{"diagnostic information", DiagnosticsResponse{Info: []DiagnosticInfo{{Contents: long}}}},
+		{"path track without a destination", PathTrackRequest{}},
+		{"path track without a next hop", PathTrackAnswer{}},
 		{"frame of type 0", Frame{}},
 		{"frame too long", Frame{Type: FrameData, Message: make([]byte, 1<<24)}},
 		{"message of code 0", &Message{Security: SecurityBlock{Signature: NoSignature()}}},
@@ -300,6 +310,15 @@ func TestBodiesRefused(t *testing.T) {
 		{"known information of 3 bytes", plain(ParseProbeAnswer), "\x00\x05\x01\x03\x00\x00\x00"},
 		{"resource of 255 bytes", plain(ParseFindRequest), "\xff" + strings.Repeat("\x01", 255) + "\x00"},
 		{"Kinds of 5 bytes", plain(ParseFindRequest), "\x00\x05\x00\x00\x00\x01\x00"},
+		{"TURN server at an address of type 0", plain(ParseTurnServer), "\x01\x00\x00"},
+		{"TURN server at an IPv4 address of 5 bytes", plain(ParseTurnServer), "\x01\x01\x05\x01\x02\x03\x04\x05"},
+		{"RouteMode 0", plain(ParseExtensiveRoutingMode), "\x00\x01\x01\x06\xc0\x00\x02\x01\x17\xc4\x02\x80\x01"},
+		{"destinations<1..2^8-1> of 0 bytes", plain(ParseExtensiveRoutingMode), "\x01\x01\x01\x06\xc0\x00\x02\x01\x17\xc4\x00"},
+		{`"MUST calculate the length of these extensions and set the ext_length field to this value"`, plain(ParseDiagnosticsRequest),
+			strings.Repeat("\x00", 24) + "\x00\x00\x00\x07\x00\x00\x00\x06\xf0\x00\x00\x00\x00\x00"},
+		{`"Kinds from 0x0000 to 0x003f MUST NOT be indicated in the diagnostic_extensions_list"`, plain(ParseDiagnosticsRequest),
+			strings.Repeat("\x00", 24) + "\x00\x00\x00\x06\x00\x00\x00\x06\x00\x3f\x00\x00\x00\x00"},
+		{"ext_length without information", plain(ParseDiagnosticsResponse), strings.Repeat("\x00", 25) + "\x00\x00\x00\x01\x00\x00\x00\x00"},
 		{"frame of type 0", plain(ParseFrame), "\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,11 +1,11 @@
 package wire
 
-import "fmt"
+import "strconv"
 
 // ParseEmpty checks the body of a LeaveAns, an UpdateAns or a ConfigUpdateAns, which is empty.
 func ParseEmpty(body []byte) error {
 	if len(body) != 0 {
-		return fmt.Errorf("%w: body of %d bytes that should be empty", ErrMalformed, len(body))
+		return &SyntaxError{Field: "message_body", Reason: strconv.Itoa(len(body)) + " bytes that should not be there"}
 	}
 	return nil
 }
@@ -21,7 +21,7 @@ type PingAnswer struct {
 
 // ParsePingRequest reads the body of a PingReq.
 func ParsePingRequest(body []byte) (PingRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, PingRequest{Padding: r.opaque(2, "padding")}, "PingReq")
 }
 
@@ -34,7 +34,7 @@ func (p PingRequest) AppendBinary(b []byte) ([]byte, error) {
 
 // ParsePingAnswer reads the body of a PingAns.
 func ParsePingAnswer(body []byte) (PingAnswer, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, PingAnswer{ResponseID: r.u64("response_id"), Time: r.u64("time")}, "PingAns")
 }
 
@@ -74,7 +74,7 @@ type ProbeInformation struct {
 // ParseProbeRequest reads the body of a ProbeReq.
 func ParseProbeRequest(body []byte) (ProbeRequest, error) {
 	var p ProbeRequest
-	r := reader{b: body}
+	r := newReader(body)
 	if v := r.opaque(1, "requested_info"); len(v) > 0 {
 		p.Requested = make([]ProbeInfoType, len(v))
 		for i, t := range v {
@@ -97,22 +97,22 @@ func (p ProbeRequest) AppendBinary(b []byte) ([]byte, error) {
 
 // ParseProbeAnswer reads the body of a ProbeAns.
 func ParseProbeAnswer(body []byte) (ProbeAnswer, error) {
-	const what = "probe_info"
+	const field = "probe_info"
 	var p ProbeAnswer
-	r := reader{b: body}
-	list := r.vector(2, what)
+	r := newReader(body)
+	list := r.vector(2, field)
 	for list.more() {
-		info := ProbeInformation{Type: ProbeInfoType(list.u8(what))}
-		v := list.vector(1, what)
+		info := ProbeInformation{Type: ProbeInfoType(list.u8("type"))}
+		v := list.vector(1, "length")
 		if info.Type.known() {
-			info.Value = v.u32(what)
+			info.Value = v.u32("value")
 		} else {
-			info.Raw = v.take(uint64(len(v.b)), what)
+			info.Raw = v.rest()
 		}
-		list.join(&v, what)
+		list.join(&v, "value")
 		p.Info = append(p.Info, info)
 	}
-	r.join(&list, what)
+	r.join(&list, field)
 	return finish(&r, p, "ProbeAns")
 }
 
@@ -147,7 +147,7 @@ type RouteQueryAnswer struct{ NextPeer NodeID }
 
 // ParseRouteQueryRequest reads the body of a RouteQueryReq.
 func ParseRouteQueryRequest(body []byte) (RouteQueryRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, RouteQueryRequest{
 		SendUpdate: r.boolean("send_update"), Destination: r.destination("destination"),
 		OverlaySpecific: r.opaque(2, "overlay_specific_data"),
@@ -165,7 +165,7 @@ func (q RouteQueryRequest) AppendBinary(b []byte) ([]byte, error) {
 
 // ParseRouteQueryAnswer reads the body of a RouteQueryAns in an overlay with Node-IDs of idLen bytes.
 func ParseRouteQueryAnswer(body []byte, idLen int) (RouteQueryAnswer, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	return finish(&r, RouteQueryAnswer{NextPeer: r.nodeID(idLen, "next_peer")}, "RouteQueryAns")
 }
 
@@ -197,24 +197,24 @@ type ConfigUpdateRequest struct {
 // ParseConfigUpdate reads the body of a ConfigUpdateReq.
 func ParseConfigUpdate(body []byte) (ConfigUpdateRequest, error) {
 	var c ConfigUpdateRequest
-	r := reader{b: body}
+	r := newReader(body)
 	c.Type = ConfigUpdateType(r.u8("type"))
 	v := r.vector(4, "length")
 	switch c.Type {
 	case 0:
-		r.fail("type 0")
+		r.fail(0, "type", "type 0")
 	case ConfigUpdateConfig:
 		c.Config = v.opaque(3, "config_data")
 	case ConfigUpdateKinds:
 		list := v.vector(3, "kinds")
 		for list.more() {
-			c.Kinds = append(c.Kinds, list.opaque(2, "kinds"))
+			c.Kinds = append(c.Kinds, list.opaque(2, ""))
 		}
 		v.join(&list, "kinds")
 	default:
-		c.Raw = v.take(uint64(len(v.b)), "content")
+		c.Raw = v.rest()
 	}
-	r.join(&v, "content")
+	r.join(&v, "")
 	return finish(&r, c, "ConfigUpdateReq")
 }
 

@@ -1,5 +1,7 @@
 package wire
 
+import "strconv"
+
 // Certificate types (RFC 6091).
 const CertificateX509 uint8 = 0
 
@@ -46,23 +48,24 @@ func (s SignerIdentity) AppendBinary(b []byte) ([]byte, error) {
 }
 
 func (r *reader) signerIdentity() SignerIdentity {
-	const what = "SignerIdentity"
-	s := SignerIdentity{Type: IdentityType(r.u8(what))}
-	v := r.vector(2, what)
+	const field = "identity"
+	start := r.at()
+	s := SignerIdentity{Type: IdentityType(r.u8(field))}
+	v := r.vector(2, field)
 	if r.err != nil {
 		return SignerIdentity{}
 	}
 	switch s.Type {
 	case 0:
-		r.fail(what + " of type 0")
+		r.fail(start, field, "identity_type 0")
 	case IdentityCertHash, IdentityCertHashNodeID:
-		s.HashAlg = v.u8(what)
-		s.Hash = v.opaque(1, what)
+		s.HashAlg = v.u8("hash_alg")
+		s.Hash = v.opaque(1, "certificate_hash")
 	case IdentityNone:
 	default:
-		s.Raw = v.take(uint64(len(v.b)), what)
+		s.Raw = v.rest()
 	}
-	r.join(&v, what)
+	r.join(&v, field)
 	return s
 }
 
@@ -96,9 +99,10 @@ type Signature struct {
 func NoSignature() Signature { return Signature{Identity: SignerIdentity{Type: IdentityNone}} }
 
 func (r *reader) signature() Signature {
+	defer r.scope(r.ok(), "signature")
 	return Signature{
-		HashAlg: r.u8("signature"), SigAlg: r.u8("signature"),
-		Identity: r.signerIdentity(), Value: r.opaque(2, "signature"),
+		HashAlg: r.u8("algorithm.hash"), SigAlg: r.u8("algorithm.signature"),
+		Identity: r.signerIdentity(), Value: r.opaque(2, "signature_value"),
 	}
 }
 
@@ -118,9 +122,9 @@ type SecurityBlock struct {
 // ParseSecurityBlock reads a security block that stands alone, as in a configuration document.
 func ParseSecurityBlock(b []byte) (SecurityBlock, error) {
 	var s SecurityBlock
-	r := reader{b: b}
+	r := newReader(b)
 	r.securityBlock(&s)
-	return finish(&r, s, "SecurityBlock")
+	return finish(&r, s, "")
 }
 
 // AppendBinary appends the security block.
@@ -131,14 +135,15 @@ func (s SecurityBlock) AppendBinary(b []byte) ([]byte, error) {
 }
 
 func (r *reader) securityBlock(s *SecurityBlock) {
+	defer r.scope(r.ok(), "security_block")
 	v := r.vector(2, "certificates")
 	for v.more() {
 		if len(s.Certificates) == MaxCertificates {
-			v.fail("too many certificates")
+			v.fail(v.at(), "", "more than "+strconv.Itoa(MaxCertificates)+" certificates")
 			break
 		}
 		s.Certificates = append(s.Certificates, Certificate{
-			Type: v.u8("certificate"), Data: v.opaque(2, "certificate"),
+			Type: v.u8("type"), Data: v.opaque(2, "certificate"),
 		})
 	}
 	r.join(&v, "certificates")

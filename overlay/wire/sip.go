@@ -1,5 +1,7 @@
 package wire
 
+import "strconv"
+
 // SIPRegistrationType is RFC 7904 §3.1.
 type SIPRegistrationType uint8
 
@@ -24,7 +26,7 @@ const minDestinationList = 3
 // ParseSIPRegistration reads the value of a SIP-REGISTRATION.
 func ParseSIPRegistration(value []byte) (SIPRegistration, error) {
 	var s SIPRegistration
-	r := reader{b: value}
+	r := newReader(value)
 	s.Type = SIPRegistrationType(r.u8("type"))
 	v := r.vector(2, "data")
 	switch s.Type {
@@ -34,12 +36,12 @@ func ParseSIPRegistration(value []byte) (SIPRegistration, error) {
 		s.ContactPrefs = v.opaque(2, "contact_prefs")
 		list := v.vector(2, "destination_list")
 		if len(list.b) < minDestinationList {
-			list.fail("destination_list too short")
+			list.fail(list.at(), "", "shorter than "+strconv.Itoa(minDestinationList)+" bytes")
 		}
-		s.Destinations = list.destinations("destination_list")
+		s.Destinations = list.destinations()
 		v.join(&list, "destination_list")
 	default:
-		s.Raw = v.take(uint64(len(v.b)), "data")
+		s.Raw = v.rest()
 	}
 	r.join(&v, "data")
 	return finish(&r, s, "SipRegistration")

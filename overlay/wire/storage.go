@@ -41,7 +41,7 @@ func (f ModelOf) model(kind KindID) DataModel {
 // ParseKindList reads the error_info of an Error_Unknown_Kind: the Kinds that were not known
 // (RFC 6940 §7.4.1.2).
 func ParseKindList(info []byte) ([]KindID, error) {
-	r := reader{b: info}
+	r := newReader(info)
 	return finish(&r, r.kinds(), "unknown_kinds")
 }
 
@@ -56,7 +56,7 @@ func (r *reader) kinds() []KindID {
 	v := r.vector(1, "kinds")
 	var kinds []KindID
 	for v.more() {
-		kinds = append(kinds, KindID(v.u32("kinds")))
+		kinds = append(kinds, KindID(v.u32("")))
 	}
 	r.join(&v, "kinds")
 	return kinds
@@ -132,9 +132,9 @@ type StoredData struct {
 
 // ParseStoredData reads one StoredData of a Kind of that model.
 func ParseStoredData(b []byte, model DataModel) (StoredData, error) {
-	r := reader{b: b}
+	r := newReader(b)
 	if model < SingleValue || model > Dictionary {
-		r.fail("unknown data model")
+		r.fail(0, "", "unknown data model")
 	}
 	return finish(&r, r.storedData(model), "StoredData")
 }
@@ -147,15 +147,14 @@ func (d StoredData) AppendBinary(b []byte) ([]byte, error) {
 }
 
 func (r *reader) storedData(model DataModel) StoredData {
-	const what = "StoredData"
-	v := r.vector(4, what)
-	d := StoredData{StorageTime: v.u64(what), Lifetime: v.u32(what)}
+	v := r.vector(4, "length")
+	d := StoredData{StorageTime: v.u64("storage_time"), Lifetime: v.u32("lifetime")}
 	d.Value.Model = model
 	d.Value.Index, d.Value.Key = v.entry(model)
-	d.Value.Exists = v.boolean("exists")
-	d.Value.Value = v.opaque(4, "value")
+	d.Value.Exists = v.boolean("value.exists")
+	d.Value.Value = v.opaque(4, "value.value")
 	d.Signature = v.signature()
-	r.join(&v, what)
+	r.join(&v, "")
 	return d
 }
 
@@ -170,7 +169,7 @@ func (w *writer) storedData(d *StoredData) {
 
 // unread takes the rest of v, never nil: an empty rest of an unknown Kind must not look like a known one.
 func unread(v *reader) []byte {
-	if rest := v.take(uint64(len(v.b)), ""); rest != nil {
+	if rest := v.rest(); rest != nil {
 		return rest
 	}
 	return []byte{}
@@ -218,7 +217,7 @@ type StoreRequest struct {
 
 // ParseStoreRequest reads the body of a StoreReq.
 func ParseStoreRequest(body []byte, models ModelOf) (StoreRequest, error) {
-	r := reader{b: body}
+	r := newReader(body)
 	s := StoreRequest{Resource: r.resourceID("resource"), Replica: r.u8("replica_number")}
 	v := r.vector(4, "kind_data")
 	for v.more() {
@@ -258,7 +257,7 @@ type StoreAnswer struct{ Kinds []StoreKindResponse }
 // ParseStoreAnswer reads the body of a StoreAns in an overlay with Node-IDs of idLen bytes.
 func ParseStoreAnswer(body []byte, idLen int) (StoreAnswer, error) {
 	var s StoreAnswer
-	r := reader{b: body}
+	r := newReader(body)
 	v := r.vector(2, "kind_responses")
 	for v.more() {
 		s.Kinds = append(s.Kinds, StoreKindResponse{
