@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -14,25 +13,56 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// Namespaces of the configuration document (RFC 6940 §11.1).
+// Namespaces of the configuration document: RFC 6940 §11.1 and §14.17, RFC 7904 §3.4, RFC 7363 §7, RFC 7851 §9.6,
+// RFC 7263 §6.
 const (
-	nsBase  = "urn:ietf:params:xml:ns:p2p:config-base"
-	nsChord = "urn:ietf:params:xml:ns:p2p:config-chord"
+	nsBase        = "urn:ietf:params:xml:ns:p2p:config-base"
+	nsChord       = "urn:ietf:params:xml:ns:p2p:config-chord"
+	nsSIP         = "urn:ietf:params:xml:ns:p2p:config-base:sip"
+	NSSelfTuning  = "urn:ietf:params:xml:ns:p2p:self-tuning"
+	NSDiagnostics = "urn:ietf:params:xml:ns:p2p:config-diagnostics"
+	NSRouteMode   = "urn:ietf:params:xml:ns:p2p:route-mode"
 )
+
+// MediaType and Extension are how a document travels as a file (RFC 6940 §14.16).
+const (
+	MediaType = "application/p2p-overlay+xml"
+	Extension = ".relo"
+)
+
+// Topology plug-ins that a document may ask for (RFC 6940 §10, RFC 7363 §9.2).
+const (
+	ChordReload     = "CHORD-RELOAD"
+	ChordSelfTuning = "CHORD-SELF-TUNING"
+)
+
+// Digests of self-signed-permitted.
+const (
+	SHA1   = "sha1"
+	SHA256 = "sha256"
+)
+
+// LinkTLS is the overlay link protocol "which refers to the use of TLS and DTLS" (RFC 6940 §11.1, §14.11).
+const LinkTLS = "TLS"
 
 // Bounds on a configuration document.
 const (
 	MaxDocument    = 256 << 10 // bytes
-	maxCertificate = 2048      // bytes of a stored certificate
-	maxDepth       = 16        // nested elements
-	maxTokens      = 20_000
-	maxText        = 8 << 10 // bytes of text in one element
-	maxEntries     = 64      // of each repeated element but bad-node
 	MaxBadNodes    = 1024
+	maxCertificate = 2048 // bytes of a stored certificate
+	maxDepth       = 16   // nested elements
+	maxTokens      = 20_000
+	maxAttributes  = 32       // of one element
+	maxText        = 8 << 10  // bytes of text in one element
+	maxEntries     = 64       // of each repeated element but bad-node
+	maxSignatures  = 8        // signature elements behind one configuration
+	maxAccess      = 256      // access-node elements of one diagnostic-kind
+	maxPattern     = 256      // bytes of one domain pattern
+	maxForeign     = 64 << 10 // bytes of elements of other namespaces
 	maxInterval    = 24 * time.Hour
-	maxMessage     = 1 << 24  // the framing header's length field has 24 bits (RFC 6940 §6.6.2)
-	modSequence    = 65535    // sequence is 0 to 2^16−2
-	defaultDigest  = "sha256" // of self-signed-permitted
+	maxMessage     = 1 << 24 // the framing header's length field has 24 bits (RFC 6940 §6.6.2)
+	modSequence    = 65535   // sequence is 0 to 2^16−2
+	defaultProbes  = 4       // number-of-peers-to-probe (RFC 7363 §7)
 )
 
 // What a document may ask that this implementation, or nobody, can give.
@@ -76,21 +106,49 @@ type Document struct {
 	raw              raw
 }
 
-// Rest is what a document can say beyond what this implementation acts on.
+// Rest is what a document says to others than the peer's own loop.
 type Rest struct {
-	LinkProtocols       []string         // overlay-link-protocol
+	LinkProtocols       []string         // overlay-link-protocol; none: LinkTLS
 	BootstrapNodes      []netip.AddrPort // port 6084 where the document has none
-	EnrollmentServers   []string
-	MandatoryExtensions []string
-	SharedSecret        bool
-	Digest              string // self-signed-permitted's digest
+	EnrollmentServers   []string         // https URLs
+	MandatoryExtensions []string         // namespaces
+	SharedSecret        bool             // links need a shared secret besides certificates (RFC 6940 §13.4)
+	Secret              Secret           // where the document itself has it; "" where it is given another way
+	Digest              string           // self-signed-permitted's: SHA1 or SHA256
+	Probes              uint32           // number-of-peers-to-probe (RFC 7363 §7)
+	RouteMode           string           // "DRR", "RPR" (RFC 7263 §6) or ""
+	Diagnostics         []Diagnostic     // diagnostic-kind (RFC 7851 §7)
+	Domains             *Restriction     // domain-restriction (RFC 7904 §3.4); nil: any address-of-record
+	foreign             foreign
+}
+
+// Secret is a shared secret. It does not show itself when it is printed or logged.
+type Secret string
+
+// String hides the secret.
+func (Secret) String() string { return "(secret)" }
+
+// GoString hides the secret.
+func (Secret) GoString() string { return "(secret)" }
+
+// Diagnostic says who may ask for one kind of diagnostic information (RFC 7851 §7); nobody else may.
+type Diagnostic struct {
+	Kind  uint16 // DiagnosticKindId
+	Nodes []wire.NodeID
+}
+
+// Restriction says which domains addresses-of-record may have (RFC 7904 §3.4): the overlay's own name, or, enabled,
+// those that one of the patterns matches, POSIX extended regular expressions for the whole domain.
+type Restriction struct {
+	Enabled  bool
+	Patterns []string
 }
 
 // raw is the document's bytes.
 type raw struct {
-	document      []byte // the whole file
-	configuration []byte // from the < of <configuration to the > of </configuration>
-	signature     []byte // SecurityBlock
+	document      []byte   // the whole file
+	configuration []byte   // from the < of <configuration to the > of </configuration>
+	signatures    [][]byte // SecurityBlocks
 }
 
 // Kind is one required Kind.
@@ -105,6 +163,7 @@ type Kind struct {
 
 	element   []byte // from the < of <kind to the > of </kind>
 	signature []byte // SecurityBlock
+	foreign   foreign
 }
 
 // AccessControl is one of the policies of RFC 6940 §7.3.
@@ -133,10 +192,10 @@ var models = map[string]wire.DataModel{"SINGLE": wire.SingleValue, "ARRAY": wire
 // defaults of RFC 6940 §11.1, and of §10.7.4.1 and §10.7.4.2 for Chord.
 func defaults() *Document {
 	return &Document{
-		TopologyPlugin: "CHORD-RELOAD", NodeIDLength: wire.MinNodeIDLen, MaxMessageSize: wire.DefaultMaxMessage,
+		TopologyPlugin: ChordReload, NodeIDLength: wire.MinNodeIDLen, MaxMessageSize: wire.DefaultMaxMessage,
 		InitialTTL: 100, ReliabilityTimer: 3 * time.Second, ClientsPermitted: true, TurnDensity: 1,
 		Chord: Chord{UpdateInterval: 600 * time.Second, PingInterval: 3600 * time.Second, Reactive: true},
-		Rest:  Rest{Digest: defaultDigest},
+		Rest:  Rest{Digest: SHA256, Probes: defaultProbes},
 	}
 }
 
@@ -168,26 +227,34 @@ func (d *Document) ModelOf(id wire.KindID) (wire.DataModel, bool) {
 	return k.Model, ok
 }
 
+// MayDiagnose tells whether a node may ask for a kind of diagnostic information (RFC 7851 §7).
+func (d *Document) MayDiagnose(kind uint16, node wire.NodeID) bool {
+	i := slices.IndexFunc(d.Rest.Diagnostics, func(g Diagnostic) bool { return g.Kind == kind })
+	return i >= 0 && slices.Contains(d.Rest.Diagnostics[i].Nodes, node)
+}
+
+// implemented are the namespaces whose elements this implementation acts on.
+var implemented = []string{nsBase, nsChord, nsSIP, NSSelfTuning, NSDiagnostics}
+
 // Supported tells whether this implementation can take part in the overlay; the error names the element that
 // stands in the way.
 func (d *Document) Supported() error {
 	no := func(format string, a ...any) error {
 		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, a...))
 	}
+	for _, ns := range d.Rest.MandatoryExtensions {
+		// "This element contains the name of an XML namespace that a node joining the overlay MUST support."
+		if !slices.Contains(implemented, ns) {
+			return no("mandatory-extension %q", ns)
+		}
+	}
 	switch {
-	case d.TopologyPlugin != "CHORD-RELOAD":
+	case d.TopologyPlugin != ChordReload && d.TopologyPlugin != ChordSelfTuning:
 		return no("topology-plugin %q", d.TopologyPlugin)
-	case d.SelfSigned:
-		return no("self-signed-permitted true")
-	case d.NoICE:
-		return no("no-ice true")
-	case d.Rest.SharedSecret:
-		return no("shared-secret")
-	case len(d.RootCerts) == 0:
+	case len(d.RootCerts) == 0 && !d.SelfSigned:
 		return no("no root-cert")
-	case len(d.Rest.MandatoryExtensions) > 0:
-		return no("mandatory-extension %q", d.Rest.MandatoryExtensions[0])
-	case len(d.Rest.LinkProtocols) > 0 && !slices.Contains(d.Rest.LinkProtocols, "TLS"):
+	case len(d.Rest.LinkProtocols) > 0 && !slices.Contains(d.Rest.LinkProtocols, LinkTLS):
+		// "If one or more elements appear, then no default value applies."
 		return no("overlay-link-protocol %q", d.Rest.LinkProtocols[0])
 	}
 	for _, k := range d.Kinds {
@@ -218,34 +285,36 @@ func (d *Document) Verify(current *Document, v Verifier, now time.Time) error {
 	if d.InstanceName != current.InstanceName {
 		return fmt.Errorf("%w: instance-name %q, want %q", ErrDocument, d.InstanceName, current.InstanceName)
 	}
-	if err := v.VerifyBlob(d.raw.configuration, d.raw.signature, current.Signers, now); err != nil {
-		return fmt.Errorf("%w: signature: %w", ErrDocument, err)
+	signatures := d.raw.signatures
+	if len(signatures) == 0 {
+		signatures = [][]byte{nil} // for the error that the verifier has for it
 	}
+	var causes error
+	for _, s := range signatures {
+		err := v.VerifyBlob(d.raw.configuration, s, current.Signers, now)
+		if err == nil {
+			return d.verifyKinds(v, now)
+		}
+		causes = errors.Join(causes, err)
+	}
+	return fmt.Errorf("%w: signature: %w", ErrDocument, causes)
+}
+
+// "kind-block elements MUST be signed by a node listed in the kind-signers block of the current configuration.
+// Receivers MUST verify the signature prior to accepting a kind-block."
+func (d *Document) verifyKinds(v Verifier, now time.Time) error {
 	for _, k := range d.Kinds {
-		if err := v.VerifyBlob(k.element, k.signature, d.KindSigners, now); err != nil {
-			return fmt.Errorf("%w: kind-signature of %s%#x: %w", ErrDocument, k.Name, uint32(k.ID), err)
+		if err := k.Verify(d, v, now); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// CompareSequence orders configuration sequences, which count modulo 65535: negative if a is older than b
-// (RFC 6940 §6.3.2.1, compared as TCP compares sequence numbers). wire.AnySequence equals everything.
-func CompareSequence(a, b uint16) int {
-	if a == b || a == wire.AnySequence || b == wire.AnySequence {
-		return 0
+// Verify checks the signature of one Kind by the kind-signers of d.
+func (k Kind) Verify(d *Document, v Verifier, now time.Time) error {
+	if err := v.VerifyBlob(k.element, k.signature, d.KindSigners, now); err != nil {
+		return fmt.Errorf("%w: kind-signature of %s%#x: %w", ErrDocument, k.Name, uint32(k.ID), err)
 	}
-	ahead := (int(a) - int(b) + modSequence) % modSequence
-	if ahead <= modSequence/2 {
-		return 1
-	}
-	return -1
-}
-
-// NextSequence follows s.
-func NextSequence(s uint16) uint16 { return uint16((int(s) + 1) % modSequence) }
-
-// Same reports that two documents are byte for byte the same configuration.
-func (d *Document) Same(o *Document) bool {
-	return bytes.Equal(d.raw.configuration, o.raw.configuration)
+	return nil
 }

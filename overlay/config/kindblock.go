@@ -3,6 +3,8 @@ package config
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
+	"slices"
 
 	"fieldkit/overlay/wire"
 )
@@ -19,4 +21,26 @@ func (d *Document) KindBlock(id wire.KindID) (block []byte, ok bool) {
 	block = append(block, "<kind-signature>"...)
 	block = base64.StdEncoding.AppendEncode(block, k.signature)
 	return append(block, "</kind-signature></kind-block>"...), true
+}
+
+// ParseKindBlock reads one kind-block out of a ConfigUpdate of type "kind" (RFC 6940 §6.5.4.1). Its kind-signature is
+// still to be checked, by Kind.Verify. Without a namespace of its own it is taken for one of the base specification,
+// because there is nothing around it that could say so.
+func ParseKindBlock(b []byte) (Kind, error) {
+	if len(b) > maxForeign {
+		return Kind{}, fmt.Errorf("%w: kind-block of %d bytes: more than %d", ErrDocument, len(b), maxForeign)
+	}
+	const before, after = `<required-kinds xmlns="` + nsBase + `">`, `</required-kinds>`
+	root, err := parseXML(slices.Concat([]byte(before), b, []byte(after)))
+	if err != nil {
+		return Kind{}, fmt.Errorf("%w: kind-block: %w", ErrDocument, err)
+	}
+	d := defaults()
+	if err := d.readKinds(root); err != nil {
+		return Kind{}, fmt.Errorf("%w: %w", ErrDocument, err)
+	}
+	if len(d.Kinds) != 1 || len(root.children) != 1 {
+		return Kind{}, fmt.Errorf("%w: %d Kinds where one kind-block was expected", ErrDocument, len(d.Kinds))
+	}
+	return d.Kinds[0], nil
 }

@@ -3,12 +3,11 @@ package config
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,17 +15,6 @@ import (
 
 	"fieldkit/overlay/wire"
 )
-
-// xmlNode is an element with the bytes it was read from. Documents are small and bounded, so the whole tree is
-// kept: signatures need the bytes, and unknown elements must not get in the way.
-type xmlNode struct {
-	name     xml.Name
-	attr     []xml.Attr
-	text     []byte
-	raw      []byte
-	start    int64
-	children []*xmlNode
-}
 
 // Parse reads the configuration element of the given overlay; instance "" takes the only one there is.
 // It is total, checks every rule of RFC 6940 §11.1 that needs no key, fills in the defaults, and tolerates
@@ -39,7 +27,8 @@ func Parse(b []byte, instance string) (*Document, error) {
 	if root.name != (xml.Name{Space: nsBase, Local: "overlay"}) {
 		return nil, fmt.Errorf("%w: root element %q of namespace %q", ErrDocument, root.name.Local, root.name.Space)
 	}
-	var found, signature *xmlNode
+	var found *xmlNode
+	var signatures []*xmlNode
 	for i, c := range root.children {
 		if c.name != (xml.Name{Space: nsBase, Local: "configuration"}) {
 			continue
@@ -51,8 +40,10 @@ func Parse(b []byte, instance string) (*Document, error) {
 			return nil, fmt.Errorf("%w: several configuration elements, and none is singled out", ErrDocument)
 		}
 		found = c
-		if i+1 < len(root.children) && root.children[i+1].is("signature") {
-			signature = root.children[i+1]
+		// "Each configuration element MAY be followed by signature elements that provide a signature over the
+		// preceding configuration element."
+		for j := i + 1; j < len(root.children) && root.children[j].is("signature"); j++ {
+			signatures = append(signatures, root.children[j])
 		}
 	}
 	if found == nil {
@@ -62,131 +53,37 @@ func Parse(b []byte, instance string) (*Document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
-	if signature != nil {
-		if d.raw.signature, err = signature.base64(); err != nil {
+	if len(signatures) > maxSignatures {
+		return nil, fmt.Errorf("%w: element signature: more than %d", ErrDocument, maxSignatures)
+	}
+	for _, s := range signatures {
+		b, err := s.base64()
+		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrDocument, err)
 		}
+		d.raw.signatures = append(d.raw.signatures, b)
 	}
 	d.raw.document = bytes.Clone(b)
 	d.raw.configuration = bytes.Clone(found.raw)
 	return d, nil
 }
 
-func parseXML(b []byte) (*xmlNode, error) {
-	if len(b) > MaxDocument {
-		return nil, fmt.Errorf("%d bytes: more than %d", len(b), MaxDocument)
-	}
-	dec := xml.NewDecoder(bytes.NewReader(b))
-	var root *xmlNode
-	var open []*xmlNode
-	for n := 0; ; n++ {
-		if n > maxTokens {
-			return nil, fmt.Errorf("more than %d XML tokens", maxTokens)
+// limit is how many of an element a configuration may have.
+func limit(name xml.Name) int {
+	switch name.Space {
+	case nsBase:
+		switch name.Local {
+		case "topology-plugin", "node-id-length", "self-signed-permitted", "turn-density", "clients-permitted", "no-ice",
+			"shared-secret", "max-message-size", "initial-ttl", "overlay-reliability-timer", "required-kinds":
+			return 1
+		case "bad-node":
+			return MaxBadNodes
 		}
-		start := dec.InputOffset()
-		tok, err := dec.Token()
-		if errors.Is(err, io.EOF) && root != nil && len(open) == 0 {
-			return root, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("XML: %w", err)
-		}
-		switch t := tok.(type) {
-		case xml.StartElement:
-			if len(open) == maxDepth {
-				return nil, fmt.Errorf("element %q: nested deeper than %d", t.Name.Local, maxDepth)
-			}
-			e := &xmlNode{name: t.Name, attr: t.Copy().Attr, start: start}
-			switch {
-			case len(open) > 0:
-				p := open[len(open)-1]
-				p.children = append(p.children, e)
-			case root == nil:
-				root = e
-			default:
-				return nil, errors.New("XML: two root elements")
-			}
-			open = append(open, e)
-		case xml.EndElement:
-			e := open[len(open)-1]
-			e.raw = b[e.start:dec.InputOffset()]
-			open = open[:len(open)-1]
-		case xml.CharData:
-			if len(open) == 0 {
-				continue
-			}
-			e := open[len(open)-1]
-			if len(e.text)+len(t) > maxText {
-				return nil, fmt.Errorf("element %q: more than %d bytes of text", e.name.Local, maxText)
-			}
-			e.text = append(e.text, t...)
-		case xml.Directive:
-			return nil, errors.New("XML: document type declaration") // nothing in it could be meant well
-		}
+	case nsChord, nsSIP, NSSelfTuning, NSRouteMode:
+		return 1
 	}
+	return maxEntries
 }
-
-func (e *xmlNode) is(local string) bool { return e.name == xml.Name{Space: nsBase, Local: local} }
-
-// value is the element's text; white space around it does not count (XML Schema's whiteSpace=collapse).
-func (e *xmlNode) value() string { return strings.Join(strings.Fields(string(e.text)), " ") }
-
-func (e *xmlNode) attribute(local string) (string, bool) {
-	for _, a := range e.attr {
-		if a.Name.Space == "" && a.Name.Local == local {
-			return strings.TrimSpace(a.Value), true
-		}
-	}
-	return "", false
-}
-
-func (e *xmlNode) bad(want string) error {
-	v := e.value()
-	if len(v) > 80 {
-		v = v[:80] + "…"
-	}
-	return fmt.Errorf("element %s: %q: want %s", e.name.Local, v, want)
-}
-
-func (e *xmlNode) number(low, high uint64) (uint64, error) {
-	v, err := strconv.ParseUint(strings.TrimPrefix(e.value(), "+"), 10, 64)
-	if err != nil || v < low || v > high {
-		return 0, e.bad(fmt.Sprintf("an integer from %d to %d", low, high))
-	}
-	return v, nil
-}
-
-func (e *xmlNode) boolean() (bool, error) {
-	switch e.value() {
-	case "true", "1":
-		return true, nil
-	case "false", "0":
-		return false, nil
-	}
-	return false, e.bad(`"true", "1", "false" or "0"`)
-}
-
-func (e *xmlNode) base64() ([]byte, error) {
-	b, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(e.text)), ""))
-	if err != nil {
-		return nil, e.bad("base64")
-	}
-	return b, nil
-}
-
-// nodeID reads a Node-ID of n bytes.
-func (e *xmlNode) nodeID(n int) (wire.NodeID, error) {
-	id, err := wire.ParseNodeID(e.value())
-	if err != nil || id.Len() != n {
-		return wire.NodeID{}, e.bad(fmt.Sprintf("a Node-ID of %d bytes in hex", n))
-	}
-	return id, nil
-}
-
-// single are the elements of which the grammar has at most one.
-var single = []string{"topology-plugin", "node-id-length", "self-signed-permitted", "turn-density", "clients-permitted",
-	"no-ice", "shared-secret", "max-message-size", "initial-ttl", "overlay-reliability-timer", "required-kinds",
-	"chord-update-interval", "chord-ping-interval", "chord-reactive"}
 
 func readConfiguration(c *xmlNode) (*Document, error) {
 	d := defaults()
@@ -210,10 +107,13 @@ func readConfiguration(c *xmlNode) (*Document, error) {
 		}
 		d.Expiration = d.Expiration.UTC()
 	}
-	count := map[string]int{}
+	if err := d.Rest.foreign.addAttributes(c); err != nil {
+		return nil, err
+	}
+	count := map[xml.Name]int{}
 	// The Node-ID length first: it says how to read the others.
 	for _, e := range c.children {
-		count[e.name.Local]++
+		count[e.name]++
 		if e.is("node-id-length") {
 			n, err := e.number(wire.MinNodeIDLen, wire.MaxNodeIDLen)
 			if err != nil {
@@ -223,24 +123,12 @@ func readConfiguration(c *xmlNode) (*Document, error) {
 		}
 	}
 	for name, n := range count {
-		limit := maxEntries
-		if slices.Contains(single, name) {
-			limit = 1
-		} else if name == "bad-node" {
-			limit = MaxBadNodes
-		}
-		if n > limit {
-			return nil, fmt.Errorf("element %s: %d of them, at most %d", name, n, limit)
+		if most := limit(name); n > most {
+			return nil, fmt.Errorf("element %s: %d of them, at most %d", name.Local, n, most)
 		}
 	}
 	for _, e := range c.children {
-		switch e.name.Space {
-		case nsBase:
-			err = d.readBase(e)
-		case nsChord:
-			err = d.readChord(e)
-		}
-		if err != nil {
+		if err := d.readElement(e); err != nil {
 			return nil, err
 		}
 	}
@@ -248,6 +136,18 @@ func readConfiguration(c *xmlNode) (*Document, error) {
 		return nil, errors.New("element root-cert: missing, though self-signed-permitted is not true")
 	}
 	return d, nil
+}
+
+func (d *Document) readElement(e *xmlNode) error {
+	switch e.name.Space {
+	case nsBase:
+		return d.readBase(e)
+	case nsChord:
+		return d.readChord(e)
+	case nsSIP, NSSelfTuning, NSDiagnostics, NSRouteMode:
+		return d.readExtension(e)
+	}
+	return d.Rest.foreign.add(e)
 }
 
 func (d *Document) readBase(e *xmlNode) (err error) {
@@ -258,7 +158,8 @@ func (d *Document) readBase(e *xmlNode) (err error) {
 	case "root-cert":
 		err = d.readRoot(e)
 	case "enrollment-server":
-		if !strings.HasPrefix(e.value(), "https:") {
+		// "This URL MUST be of type "https:"."
+		if u, err := url.Parse(e.value()); err != nil || !strings.EqualFold(u.Scheme, "https") || u.Host == "" {
 			return e.bad("an https: URL")
 		}
 		d.Rest.EnrollmentServers = append(d.Rest.EnrollmentServers, e.value())
@@ -267,7 +168,7 @@ func (d *Document) readBase(e *xmlNode) (err error) {
 		if s, ok := e.attribute("digest"); ok {
 			d.Rest.Digest = s
 		}
-		if d.Rest.Digest != "sha1" && d.Rest.Digest != "sha256" {
+		if d.Rest.Digest != SHA1 && d.Rest.Digest != SHA256 { // "Implementations MUST support both of these algorithms."
 			return fmt.Errorf("attribute digest of self-signed-permitted: %q: want sha1 or sha256", d.Rest.Digest)
 		}
 	case "bootstrap-node":
@@ -280,7 +181,7 @@ func (d *Document) readBase(e *xmlNode) (err error) {
 	case "no-ice":
 		d.NoICE, err = e.boolean()
 	case "shared-secret":
-		d.Rest.SharedSecret = true
+		d.Rest.SharedSecret, d.Rest.Secret = true, Secret(e.value())
 	case "max-message-size":
 		n, err = e.number(uint64(wire.FixedHeaderLen), maxMessage)
 		d.MaxMessageSize = uint32(n)
@@ -376,7 +277,9 @@ func (d *Document) readKinds(required *xmlNode) error {
 			var err error
 			switch {
 			case e.is("kind") && k == nil:
-				k, err = readKind(e)
+				if k, err = readKind(e); err == nil {
+					err = d.readRestrictions(e.children)
+				}
 			case e.is("kind-signature") && signature == nil:
 				signature, err = e.base64()
 			case e.is("kind"), e.is("kind-signature"):
@@ -400,6 +303,9 @@ func (d *Document) readKinds(required *xmlNode) error {
 
 func readKind(e *xmlNode) (*Kind, error) {
 	k := &Kind{element: bytes.Clone(e.raw)}
+	if err := k.foreign.addAttributes(e); err != nil {
+		return nil, err
+	}
 	name, named := e.attribute("name")
 	id, numbered := e.attribute("id")
 	switch {
@@ -421,6 +327,12 @@ func readKind(e *xmlNode) (*Kind, error) {
 	seen := map[string]bool{}
 	for _, p := range e.children {
 		if p.name.Space != nsBase {
+			if p.isRestriction() {
+				continue // Document.readKinds has read it
+			}
+			if err := k.foreign.add(p); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if seen[p.name.Local] {

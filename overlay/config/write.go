@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"fieldkit/overlay/wire"
@@ -43,7 +44,7 @@ func New(overlay string, length int) *Document {
 func (d *Document) Sign(s Signer) (*Document, error) {
 	w := &xmlWriter{}
 	w.line(0, `<?xml version="1.0" encoding="UTF-8"?>`)
-	w.line(0, `<overlay xmlns="`+nsBase+`" xmlns:chord="`+nsChord+`">`)
+	w.line(0, `<overlay xmlns="`+nsBase+`">`)
 	start := w.b.Len() + 2
 	w.configuration(d, s)
 	if w.err != nil {
@@ -84,15 +85,20 @@ func (w *xmlWriter) element(depth int, name, value string) {
 }
 
 func (w *xmlWriter) configuration(d *Document, s Signer) {
-	attrs := fmt.Sprintf(`instance-name="%s" sequence="%d"`, escape(d.InstanceName), d.Sequence)
-	if !d.Expiration.IsZero() {
-		attrs += ` expiration="` + d.Expiration.UTC().Format(time.RFC3339) + `"`
-	}
-	w.line(1, "<configuration "+attrs+">")
+	// The namespaces are declared in here, where the signature covers them: declared around it, whoever passes the document
+	// on could make nothing of a prefix, and so of the elements under it.
+	w.line(1, "<configuration"+w.attributes(d)+">")
 	w.element(2, "topology-plugin", d.TopologyPlugin)
 	w.element(2, "node-id-length", strconv.Itoa(d.NodeIDLength))
 	for _, c := range d.RootCerts {
 		w.element(2, "root-cert", base64.StdEncoding.EncodeToString(c.Raw))
+	}
+	for _, u := range d.Rest.EnrollmentServers {
+		w.element(2, "enrollment-server", u)
+	}
+	if d.SelfSigned {
+		// "Otherwise, it SHOULD be absent"
+		w.line(2, `<self-signed-permitted digest="`+escape(d.Rest.Digest)+`">true</self-signed-permitted>`)
 	}
 	for _, n := range d.Rest.BootstrapNodes {
 		w.line(2, fmt.Sprintf(`<bootstrap-node address="%s" port="%d"/>`, n.Addr(), n.Port()))
@@ -100,6 +106,9 @@ func (w *xmlWriter) configuration(d *Document, s Signer) {
 	w.element(2, "turn-density", strconv.Itoa(int(d.TurnDensity)))
 	w.element(2, "clients-permitted", strconv.FormatBool(d.ClientsPermitted))
 	w.element(2, "no-ice", strconv.FormatBool(d.NoICE))
+	if d.Rest.SharedSecret {
+		w.element(2, "shared-secret", string(d.Rest.Secret))
+	}
 	w.element(2, "max-message-size", strconv.Itoa(int(d.MaxMessageSize)))
 	w.element(2, "initial-ttl", strconv.Itoa(int(d.InitialTTL)))
 	if d.ReliabilityTimer != defaults().ReliabilityTimer {
@@ -120,27 +129,83 @@ func (w *xmlWriter) configuration(d *Document, s Signer) {
 			w.element(2, l.name, id.String())
 		}
 	}
-	if d.SelfSigned || d.Rest.SharedSecret || len(d.Rest.EnrollmentServers) > 0 || len(d.Rest.MandatoryExtensions) > 0 {
-		w.err = errors.Join(w.err, fmt.Errorf("%w: elements this implementation reads but does not write", ErrUnsupported))
+	for _, ns := range d.Rest.MandatoryExtensions {
+		w.element(2, "mandatory-extension", ns)
 	}
+	w.extensions(d)
 	w.line(2, "<required-kinds>")
 	for _, k := range d.Kinds {
-		w.kind(k, s)
+		w.kind(d, k, s)
 	}
 	w.line(2, "</required-kinds>")
 	w.line(1, "</configuration>")
 }
 
+func (w *xmlWriter) attributes(d *Document) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, ` xmlns="%s" xmlns:chord="%s" instance-name="%s" sequence="%d"`, nsBase, nsChord, escape(d.InstanceName), d.Sequence)
+	if !d.Expiration.IsZero() {
+		b.WriteString(` expiration="` + d.Expiration.UTC().Format(time.RFC3339) + `"`)
+	}
+	w.foreignAttributes(&b, d.Rest.foreign)
+	return b.String()
+}
+
+func (w *xmlWriter) foreignAttributes(b *strings.Builder, f foreign) {
+	for i, a := range f.attrs {
+		fmt.Fprintf(b, ` xmlns:ext%[1]d="%[2]s" ext%[1]d:%[3]s="%[4]s"`, i, escape(a.Name.Space), a.Name.Local, escape(a.Value))
+	}
+}
+
+func (w *xmlWriter) foreignElements(depth int, f foreign) {
+	for _, e := range f.elements {
+		w.line(depth, e)
+	}
+}
+
+// extensions writes the elements of RFC 7263, 7363 and 7851. The restriction of RFC 7904 is in the Kind that it
+// restricts.
+func (w *xmlWriter) extensions(d *Document) {
+	if d.TopologyPlugin == ChordSelfTuning || d.Rest.Probes != defaultProbes {
+		w.line(2, `<st:number-of-peers-to-probe xmlns:st="`+NSSelfTuning+`">`+strconv.Itoa(int(d.Rest.Probes))+`</st:number-of-peers-to-probe>`)
+	}
+	if d.Rest.RouteMode != "" {
+		w.line(2, `<rm:mode xmlns:rm="`+NSRouteMode+`">`+escape(d.Rest.RouteMode)+`</rm:mode>`)
+	}
+	for _, g := range d.Rest.Diagnostics {
+		w.line(2, fmt.Sprintf(`<diag:diagnostic-kind xmlns:diag="%s" kind="%#04x">`, NSDiagnostics, g.Kind))
+		for _, id := range g.Nodes {
+			w.element(3, "diag:access-node", id.String())
+		}
+		w.line(2, "</diag:diagnostic-kind>")
+	}
+	w.foreignElements(2, d.Rest.foreign)
+}
+
+func (w *xmlWriter) restriction(r *Restriction) {
+	if r == nil {
+		return
+	}
+	w.line(5, fmt.Sprintf(`<sip:domain-restriction xmlns:sip="%s" enable="%t">`, nsSIP, r.Enabled))
+	for _, p := range r.Patterns {
+		w.element(6, "sip:pattern", p)
+	}
+	w.line(5, "</sip:domain-restriction>")
+}
+
 func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
-func (w *xmlWriter) kind(k Kind, s Signer) {
+func (w *xmlWriter) kind(d *Document, k Kind, s Signer) {
 	w.line(3, "<kind-block>")
 	start := w.b.Len() + 8
+	var b strings.Builder
 	if k.Name != "" {
-		w.line(4, `<kind name="`+escape(k.Name)+`">`)
+		fmt.Fprintf(&b, `<kind name="%s"`, escape(k.Name))
 	} else {
-		w.line(4, fmt.Sprintf(`<kind id="%d">`, uint32(k.ID)))
+		fmt.Fprintf(&b, `<kind id="%d"`, uint32(k.ID))
 	}
+	w.foreignAttributes(&b, k.foreign)
+	w.line(4, b.String()+">")
 	for name, m := range models {
 		if m == k.Model {
 			w.element(5, "data-model", name)
@@ -152,6 +217,10 @@ func (w *xmlWriter) kind(k Kind, s Signer) {
 	}
 	w.element(5, "max-count", strconv.Itoa(int(k.MaxCount)))
 	w.element(5, "max-size", strconv.Itoa(int(k.MaxSize)))
+	if k.ID == wire.KindSIPRegistration {
+		w.restriction(d.Rest.Domains)
+	}
+	w.foreignElements(5, k.foreign)
 	w.line(4, "</kind>")
 	signature, err := s.SignBlob(w.b.Bytes()[start : w.b.Len()-1])
 	w.err = errors.Join(w.err, err)
