@@ -87,7 +87,8 @@ var allowed = map[string][]string{
 	"overlay/link/sr":    {"overlay/wire"},
 	"overlay/link/suite": {},
 	"overlay/discovery":  {},
-	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/link"},
+	"overlay/peer":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage"},
+	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":       {},
 	"overlay/sipusage":   {"overlay/wire", "overlay/ident", "overlay/node"},
 	"sip/registrar":      {},
@@ -122,7 +123,7 @@ func TestImportsStayInTheirLayer(t *testing.T) {
 
 // Pure cores decide; they have no sockets, files, locks or clock of their own.
 func TestCoresArePure(t *testing.T) {
-	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "overlay/link/sr", "overlay/stun", "sip/proxy", "sip/registrar"}
+	pure := []string{"overlay/wire", "overlay/config", "overlay/chord", "overlay/storage", "overlay/peer", "overlay/link/sr", "overlay/stun", "sip/proxy", "sip/registrar"}
 	for _, p := range packages(t) {
 		if !slices.Contains(pure, p.ImportPath) {
 			continue

@@ -1,81 +1,60 @@
 package node
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
 	"fieldkit/overlay/chord"
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/peer"
 	"fieldkit/overlay/wire"
 )
 
-// Field values of the limits and timers. RFC 6940's own constants carry their section.
+// Limits of this shell.
 const (
-	maxSends         = 5                // RFC 6940 §6.2.1: "a total of 5 messages"
-	requestLifetime  = 15 * time.Second // RFC 6940 §6.2.1: maximum request lifetime
-	linkMTU          = 1200             // what an overlay link carries in one datagram
-	maxTransactions  = 512
-	maxAnswers       = 512       // kept for each signer
-	maxAnswerBytes   = 512 << 10 // for each signer
-	maxSigners       = 64
-	maxLinks         = 64
-	maxLinksPerPeer  = 4
-	maxAttaches      = 32
-	maxDials         = 8
-	maxAppAttaches   = 16
-	maxVia           = 32
-	maxCandidates    = 32 // candidates of one remote side that are looked at
-	maxDiscovered    = 256
-	maxAddrs         = 8 // of one discovered kit
-	maxStrangers     = 16
-	transfersAtOnce  = 8
-	linkRate         = 150 // messages per second and link; Simple Reliability itself allows < 100 (RFC 6940 §6.6.3)
-	linkBurst        = 300
-	verifyPerLink    = 24 // messages of one link that wait for a worker
-	errorRate        = 5  // error answers to unverified messages, per second and link
-	errorBurst       = 20
-	updateRate       = 1 // ConfigUpdates sent, per second
-	updateBurst      = 16
-	eventQueue       = 256
-	jobQueue         = 256
-	attachTimeout    = 20 * time.Second
-	linkGrace        = 3 * time.Second // both links live on after a replacement: make before break
-	concurrentLinks  = 5 * time.Second // links made within this time of each other are ranked by rule, not by age
-	neighbourIdle    = 4 * time.Second
-	neighbourPing    = 1500 * time.Millisecond
-	neighbourSilence = 8500 * time.Millisecond
-	otherIdle        = 15 * time.Second
-	otherPing        = 5 * time.Second
-	otherSilence     = 30 * time.Second
+	eventQueue    = 256
+	jobQueue      = 256
+	cryptoWorkers = 2 // goroutines that sign and verify: what a board of four cores can spare
+)
+
+// What callers decide on, and what the API takes and gives.
+type (
+	// RemoteError is an error answer of another peer (RFC 6940 §6.3.3.1).
+	RemoteError = peer.RemoteError
+	// Value is one value to store.
+	Value = peer.Value
+	// Stored tells where a value went.
+	Stored = peer.Stored
+	// FetchedKind is what a Fetch brought of one Kind.
+	FetchedKind = peer.FetchedKind
+	// Fetched is a stored value and who signed it.
+	Fetched = peer.Fetched
+	// Pong is the answer to a Ping.
+	Pong = peer.Pong
+	// Stranger is a kit that was refused, because its certificate or signature is not of this mission.
+	Stranger = peer.Stranger
+	// Seen is a kit that discovery sees.
+	Seen = peer.Seen
 )
 
 // Errors that callers decide on.
 var (
-	ErrTimeout    = errors.New("no answer within the maximum request lifetime")
-	ErrBusy       = errors.New("too many requests under way")
-	ErrClosed     = errors.New("node not running")
-	ErrInProgress = errors.New("the other side's own attempt goes on") // Attach and AppAttach glare
-	ErrNotFound   = errors.New("nothing stored")
-	ErrTooLarge   = errors.New("message exceeds the overlay's maximum size")
+	ErrTimeout    = peer.ErrTimeout
+	ErrBusy       = peer.ErrBusy
+	ErrClosed     = peer.ErrClosed
+	ErrInProgress = peer.ErrInProgress // Attach and AppAttach glare
+	ErrTooLarge   = peer.ErrTooLarge
 )
 
-// RemoteError is an error answer of another peer (RFC 6940 §6.3.3.1).
-type RemoteError struct {
-	Code wire.ErrorCode
-	Info []byte
-	From wire.NodeID
-}
-
-func (e *RemoteError) Error() string {
-	return fmt.Sprintf("error %#x from %s", uint16(e.Code), e.From)
-}
-
 // IsRemote reports whether err is an error answer with that code.
-func IsRemote(err error, code wire.ErrorCode) bool {
-	var r *RemoteError
-	return errors.As(err, &r) && r.Code == code
+func IsRemote(err error, code wire.ErrorCode) bool { return peer.IsRemote(err, code) }
+
+// StorageTimes persists the last storage_time, so that a kit that restarts with its clock in the past still writes
+// values that replace its own older ones (RFC 6940 §7). It is called rarely, about once per hour of writing, from a
+// goroutine of its own.
+type StorageTimes interface {
+	LoadStorageTime() (ms uint64, err error) // 0 when none was ever saved
+	SaveStorageTime(ms uint64) error
 }
 
 // Config is what New needs. Identity, Trust, Document and Transport are required.
@@ -100,5 +79,5 @@ type Config struct {
 
 	Log  *slog.Logger     // nil discards
 	Now  func() time.Time // nil: time.Now
-	Seed uint64           // for jitter and sampling, never for security; 0: random
+	Seed uint64           // of all random choices, transaction IDs among them, for tests; 0: what nobody can predict
 }

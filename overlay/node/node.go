@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,30 +13,24 @@ import (
 	"sync/atomic"
 	"time"
 
-	"fieldkit/overlay/chord"
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/peer"
 	"fieldkit/overlay/wire"
 )
 
-type ctxT = context.Context
-
-// leaveTime is how long Run takes, after its context ended, to say goodbye.
-const leaveTime = time.Second
-
-// cryptoWorkers is how many goroutines sign and verify: what a board of four cores can spare.
-const cryptoWorkers = 2
+// event is something for the loop to do, at the time it comes to it.
+type event func(now time.Time)
 
 // Node is one RELOAD peer. Make it with New, run it with Run; every other method may be called from any
 // goroutine and fails with ErrClosed when the node does not run.
 type Node struct {
 	cfg      Config
-	params   params
 	now      func() time.Time
 	log      *slog.Logger
-	clock    *storageClock
-	events   chan func(*loop)
-	signing  chan func() func(*loop) // first served: what others send must not keep this node from speaking
-	jobs     chan func() func(*loop)
+	peer     *peer.Peer // of the loop
+	events   chan event
+	signing  chan func() func(time.Time) // first served
+	jobs     chan func() func(time.Time)
 	ready    chan struct{}
 	done     chan struct{}
 	counters counters
@@ -42,16 +38,6 @@ type Node struct {
 	apps     handlers
 	began    sync.Once
 	settled  atomic.Uint64
-}
-
-// params is what the configuration document says to this package, in its terms.
-type params struct {
-	overlay     uint32
-	sequence    uint16
-	initialTTL  uint8
-	maxMessage  uint32
-	reliability time.Duration
-	idLen       int
 }
 
 // New checks the configuration and makes a node that does not run yet. The error is one of
@@ -72,26 +58,13 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Seed == 0 {
-		cfg.Seed = rand.Uint64()
-	}
-	d := cfg.Document
-	n := &Node{
-		cfg: cfg, now: cfg.Now, log: cfg.Log,
-		params: params{
-			overlay: wire.OverlayHash(d.InstanceName), sequence: d.Sequence, initialTTL: d.InitialTTL,
-			maxMessage: d.MaxMessageSize, reliability: d.ReliabilityTimer, idLen: d.NodeIDLength,
-		},
-		events: make(chan func(*loop), eventQueue),
-		jobs:   make(chan func() func(*loop), jobQueue), signing: make(chan func() func(*loop), jobQueue),
+	return &Node{
+		cfg: cfg, now: cfg.Now, log: cfg.Log.With("node", cfg.Identity.NodeID()),
+		events: make(chan event, eventQueue),
+		jobs:   make(chan func() func(time.Time), jobQueue), signing: make(chan func() func(time.Time), jobQueue),
 		ready: make(chan struct{}),
 		done:  make(chan struct{}),
-	}
-	var err error
-	if n.clock, err = newStorageClock(cfg.StorageTimes, cfg.Now); err != nil {
-		n.log.Warn("storage times start anew", "err", err)
-	}
-	return n, nil
+	}, nil
 }
 
 // ID is the node's Node-ID.
@@ -99,7 +72,7 @@ func (n *Node) ID() wire.NodeID { return n.cfg.Identity.NodeID() }
 
 // ResourceID is the Resource-ID of a Resource Name in this overlay (RFC 6940 §10.2).
 func (n *Node) ResourceID(name string) wire.ResourceID {
-	return wire.ResourceIDFor([]byte(name), n.params.idLen)
+	return wire.ResourceIDFor([]byte(name), n.cfg.Document.NodeIDLength)
 }
 
 // Document is the configuration document the node runs by.
@@ -123,50 +96,118 @@ func (n *Node) run(ctx context.Context) error {
 	defer close(n.done)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	l := newLoop(life, n)
+	e := &env{n: n, ctx: life}
+	if err := n.makePeer(e); err != nil {
+		return err
+	}
 	var workers sync.WaitGroup
 	for range cryptoWorkers {
 		workers.Go(func() { n.crypto(life) })
 	}
-	workers.Go(func() { n.acceptLinks(life) })
+	workers.Go(func() { n.acceptLinks(life, e) })
 	stop := context.AfterFunc(ctx, func() {
-		n.post(life, func(l *loop) { l.leave(cancel) })
+		n.post(life, func(now time.Time) { n.peer.Leave(now, cancel) })
 	})
 	defer stop()
 	close(n.ready)
-	l.run(n.events)
+	n.loop(life)
 	cancel()
 	ended := make(chan struct{})
 	go func() {
 		workers.Wait()
-		l.wg.Wait()
+		e.wg.Wait()
 		close(ended)
 	}()
-	l.close(n.events, ended)
+	n.drain(e, ended)
 	return nil
+}
+
+func (n *Node) makePeer(e *env) error {
+	var saved uint64
+	if s := n.cfg.StorageTimes; s != nil {
+		var err error
+		if saved, err = s.LoadStorageTime(); err != nil {
+			// A lost file must not stop the kit: a refusal as too old teaches the time.
+			n.log.Warn("storage times start anew", "err", err)
+		}
+	}
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], n.cfg.Seed)
+	if n.cfg.Seed == 0 {
+		_, _ = crand.Read(seed[:]) // never fails: crypto/rand ends the program instead
+	}
+	var err error
+	n.peer, err = peer.New(peer.Config{
+		ID: n.ID(), Document: n.cfg.Document, Env: e, Crypto: peer.Credentials{Identity: n.cfg.Identity, Trust: n.cfg.Trust},
+		Rand: rand.NewChaCha8(seed), StorageTime: saved, MayStore: n.cfg.MayStore, Chord: n.cfg.Chord, Log: n.log,
+	}, n.now())
+	return err
+}
+
+// loop owns the peer until ctx ends: it folds all deadlines into one timer and blocks on one channel.
+func (n *Node) loop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		d := time.Minute
+		if at := n.peer.Deadline(); !at.IsZero() {
+			d = max(min(d, at.Sub(n.now())), 0)
+		}
+		timer.Reset(d)
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-n.events:
+			f(n.now())
+		case <-timer.C:
+			n.peer.Advance(n.now())
+		}
+	}
+}
+
+// drain ends what is still open, and what goroutines that end now bring. Whoever waits for an answer is woken
+// by Node.done after that.
+func (n *Node) drain(e *env, ended <-chan struct{}) {
+	e.closing = true
+	n.peer.Close(n.now())
+	for {
+		select {
+		case f := <-n.events:
+			f(n.now())
+		case <-ended:
+			for {
+				select {
+				case f := <-n.events:
+					f(n.now())
+				default:
+					return
+				}
+			}
+		}
+	}
 }
 
 // crypto is one worker.
 func (n *Node) crypto(ctx context.Context) {
 	for {
-		var j func() func(*loop)
+		var job func() func(time.Time)
 		select {
-		case j = <-n.signing:
+		case job = <-n.signing:
 		default:
 			select {
 			case <-ctx.Done():
 				return
-			case j = <-n.signing:
-			case j = <-n.jobs:
+			case job = <-n.signing:
+			case job = <-n.jobs:
 			}
 		}
-		n.post(ctx, j())
+		n.post(ctx, job())
 	}
 }
 
 // acceptLinks takes in the bootstrap links that neighbours open.
-func (n *Node) acceptLinks(ctx context.Context) {
-	pause := 100 * time.Millisecond
+func (n *Node) acceptLinks(ctx context.Context, e *env) {
+	const pause = 100 * time.Millisecond
 	for {
 		conn, err := n.cfg.Transport.Accept(ctx)
 		if ctx.Err() != nil {
@@ -176,7 +217,7 @@ func (n *Node) acceptLinks(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			n.post(ctx, func(l *loop) { l.noteStranger(nil, err) })
+			n.post(ctx, func(now time.Time) { n.peer.Refused(now, "unknown", err) })
 			select {
 			case <-ctx.Done():
 				return
@@ -184,7 +225,7 @@ func (n *Node) acceptLinks(ctx context.Context) {
 			}
 			continue
 		}
-		if !n.post(ctx, func(l *loop) { l.addLink(conn, false, false, false) }) {
+		if !n.post(ctx, func(now time.Time) { n.peer.LinkUp(now, e.link(conn)) }) {
 			_ = conn.Close()
 			return
 		}
@@ -193,7 +234,7 @@ func (n *Node) acceptLinks(ctx context.Context) {
 
 // post gives the loop something to do. It waits while the loop is behind: links are read no faster than
 // their messages are taken.
-func (n *Node) post(ctx context.Context, f func(*loop)) bool {
+func (n *Node) post(ctx context.Context, f event) bool {
 	select {
 	case n.events <- f:
 		return true
@@ -203,35 +244,13 @@ func (n *Node) post(ctx context.Context, f func(*loop)) bool {
 	return false
 }
 
-// work gives the workers something to verify, or counts that they have too much to do already.
-func (l *loop) work(j func() func(*loop)) bool { return l.give(l.n.jobs, j) }
-
-// urgent gives them something to sign.
-func (l *loop) urgent(j func() func(*loop)) bool { return l.give(l.n.signing, j) }
-
-func (l *loop) give(queue chan<- func() func(*loop), j func() func(*loop)) bool {
+// offer gives the loop something to do unless its queue is full.
+func (n *Node) offer(f event) {
 	select {
-	case queue <- j:
-		return true
+	case n.events <- f:
 	default:
-		l.n.counters.JobsDropped.Add(1)
-		return false
+		n.counters.EventsDropped.Add(1)
 	}
-}
-
-// ask runs f on the loop and waits until it has run.
-func (n *Node) ask(ctx context.Context, f func(*loop)) error {
-	ran := make(chan struct{})
-	if !n.post(ctx, func(l *loop) { f(l); close(ran) }) {
-		return n.ended(ctx)
-	}
-	select {
-	case <-ran:
-		return nil
-	case <-ctx.Done():
-	case <-n.done:
-	}
-	return n.ended(ctx)
 }
 
 func (n *Node) ended(ctx context.Context) error {
@@ -241,69 +260,23 @@ func (n *Node) ended(ctx context.Context) error {
 	return ErrClosed
 }
 
-// call makes a request and waits for its end. The message is signed in the caller's goroutine.
-func (n *Node) call(ctx context.Context, o outgoing) (reply, error) {
-	m := n.newMessage(&o)
-	if err := n.sign(m, o.signer, o.certs); err != nil {
-		return reply{}, err
-	}
-	end := make(chan reply, 1)
-	var t *transaction
-	if !n.post(ctx, func(l *loop) { t = l.begin(m, o, func(r reply) { end <- r }) }) {
-		return reply{}, n.ended(ctx)
-	}
-	select {
-	case r := <-end:
-		return r, r.err
-	case <-ctx.Done():
-		// Nobody waits any more: nothing is resent.
-		n.post(context.WithoutCancel(ctx), func(l *loop) {
-			if t != nil {
-				l.finish(t, reply{err: context.Canceled})
-			}
-		})
-	case <-n.done:
-	}
-	return reply{}, n.ended(ctx)
-}
-
 // Discovered tells of a kit of the same overlay and configuration that was seen on a link, with its
 // addresses of overlay links, best first. It replaces what was known of it, and never blocks: while the
 // node does not run or has too much to do, it is dropped and counted, to be repeated with the next announcement.
 func (n *Node) Discovered(id wire.NodeID, addrs []netip.AddrPort) {
-	n.offer(func(l *loop) { l.discovered(id, addrs) })
+	n.offer(func(now time.Time) { n.peer.Discovered(now, id, addrs) })
 }
 
 // Lost tells that a discovered kit is not to be seen any more. Links to it stay until they fall silent.
 func (n *Node) Lost(id wire.NodeID) {
-	n.offer(func(l *loop) { l.lost(id) })
+	n.offer(func(now time.Time) { n.peer.Lost(now, id) })
 }
 
 // Refused tells of a peer whose handshake the transport refused; those that are strangers show in Snapshot.
 func (n *Node) Refused(from netip.AddrPort, reason error) {
-	n.offer(func(l *loop) {
-		if isStranger(reason) {
-			l.refusedStranger(from.Addr().String(), reason)
-		}
-	})
+	n.offer(func(now time.Time) { n.peer.Refused(now, from.Addr().String(), reason) })
 }
 
 // Settled counts how often the neighbours had changed and settled, which is when others may have become
 // responsible for what this kit stored: owners store it again then.
 func (n *Node) Settled() uint64 { return n.settled.Load() }
-
-// offer gives the loop something to do unless its queue is full.
-func (n *Node) offer(f func(*loop)) {
-	select {
-	case n.events <- f:
-	default:
-		n.counters.EventsDropped.Add(1)
-	}
-}
-
-// leave tells the neighbours, then ends the loop.
-func (l *loop) leave(end func()) {
-	l.stepChord(chord.Shutdown{})
-	// The Leaves still have to be signed and sent; nobody waits for their answers.
-	l.after(leaveTime/2, end)
-}

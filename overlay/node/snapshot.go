@@ -1,13 +1,13 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	"net/netip"
-	"slices"
+	"reflect"
+	"sync/atomic"
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/peer"
 	"fieldkit/overlay/storage"
 	"fieldkit/overlay/wire"
 )
@@ -42,61 +42,69 @@ type LinkInfo struct {
 	ConnStats
 }
 
-// Seen is a kit that discovery sees.
-type Seen struct {
-	Peer  wire.NodeID      `json:"peer"`
-	Addrs []netip.AddrPort `json:"addrs"`
-	Since time.Time        `json:"since"`
-}
-
 // Snapshot copies out what there is to see. It fails with ErrClosed when the node does not run.
 func (n *Node) Snapshot(ctx context.Context) (Snapshot, error) {
-	var s Snapshot
-	var conns []Conn
-	if err := n.ask(ctx, func(l *loop) { s, conns = l.snapshot() }); err != nil {
-		return Snapshot{}, err
+	seen := make(chan peer.Snapshot, 1)
+	if !n.post(ctx, func(time.Time) { seen <- n.peer.Snapshot() }) {
+		return Snapshot{}, n.ended(ctx)
 	}
-	for i, c := range conns {
-		s.Links[i].ConnStats = c.Stats()
+	var p peer.Snapshot
+	select {
+	case p = <-seen:
+	case <-ctx.Done():
+		return Snapshot{}, n.ended(ctx)
+	case <-n.done:
+		return Snapshot{}, n.ended(ctx)
 	}
-	s.Counters = n.counters.snapshot()
+	s := Snapshot{
+		Self: n.ID(), Overlay: n.cfg.Document.InstanceName, Sequence: n.cfg.Document.Sequence, Phase: p.Phase.String(),
+		Ring: p.Ring, Predecessors: p.Predecessors, Successors: p.Successors, Settled: p.Settled,
+		Unlinked: p.Unlinked, Strangers: p.Strangers, Stored: p.Stored, Chord: p.Chord, Transactions: p.Transactions,
+		Counters: n.counters.with(p.Counters),
+	}
+	for _, k := range p.Links {
+		i := LinkInfo{Peer: k.Peer, Attached: k.Attached, Ours: k.Ours, Member: k.Member, Since: k.Since, Heard: k.Heard}
+		if l, ok := k.Link.(*link); ok {
+			i.ConnStats = l.Stats()
+		}
+		s.Links = append(s.Links, i)
+	}
 	return s, nil
 }
 
-func (l *loop) snapshot() (Snapshot, []Conn) {
-	c := l.chord.Snapshot()
-	s := Snapshot{
-		Self: l.id(), Overlay: l.n.cfg.Document.InstanceName, Sequence: l.n.params.sequence, Phase: c.Phase.String(),
-		Ring: c.Members, Predecessors: c.Predecessors, Successors: c.Successors, Settled: l.topo.generation,
-		Strangers: slices.Clone(l.disc.strangers), Stored: l.store.Stats(), Chord: c.Stats, Transactions: len(l.txns),
-	}
-	var links []*link
-	for _, list := range l.conns.byPeer {
-		links = append(links, list...)
-	}
-	slices.SortFunc(links, func(a, b *link) int {
-		if d := a.peer.Compare(b.peer); d != 0 {
-			return d
-		}
-		return a.since.Compare(b.since)
-	})
-	conns := make([]Conn, len(links))
-	for i, k := range links {
-		conns[i] = k.conn
-		s.Links = append(s.Links, LinkInfo{
-			Peer: k.peer, Attached: k.attached, Ours: k.dialled, Member: l.isMember(k.peer), Since: k.since, Heard: k.heard,
-		})
-	}
-	for id, p := range l.disc.known {
-		if len(l.conns.byPeer[id]) == 0 {
-			s.Unlinked = append(s.Unlinked, Seen{Peer: id, Addrs: slices.Clone(p.addrs), Since: p.since})
-		}
-	}
-	slices.SortFunc(s.Unlinked, func(a, b Seen) int { return bytes.Compare(a.Peer.Bytes(), b.Peer.Bytes()) })
-	return s, conns
+// counters are those of this shell; the peer has its own.
+type counters struct {
+	EventsDropped atomic.Uint64 // the loop had too much to do
+	RateLimited   atomic.Uint64 // messages of links that brought too many
 }
 
-func (l *loop) isMember(id wire.NodeID) bool {
-	_, ok := slices.BinarySearchFunc(l.topo.members, id, wire.NodeID.Compare)
-	return ok
+// with names all counters in snake_case, without zeros.
+func (c *counters) with(p peer.Counters) map[string]uint64 {
+	out := make(map[string]uint64)
+	v := reflect.ValueOf(p)
+	for i := range v.NumField() {
+		out[snake(v.Type().Field(i).Name)] = v.Field(i).Uint()
+	}
+	out["events_dropped"] += c.EventsDropped.Load()
+	out["rate_limited"] = c.RateLimited.Load()
+	for name, n := range out {
+		if n == 0 {
+			delete(out, name)
+		}
+	}
+	return out
+}
+
+func snake(s string) string {
+	b := make([]byte, 0, len(s)+4)
+	for i, r := range []byte(s) {
+		if upper := r >= 'A' && r <= 'Z'; upper {
+			if i > 0 && (s[i-1] < 'A' || s[i-1] > 'Z' || i+1 < len(s) && s[i+1] >= 'a') {
+				b = append(b, '_')
+			}
+			r += 'a' - 'A'
+		}
+		b = append(b, r)
+	}
+	return string(b)
 }

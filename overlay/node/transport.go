@@ -44,6 +44,15 @@ type Conn interface {
 	Stats() ConnStats
 }
 
+// Checker is a Conn that can be asked for a sign of life that costs less than a signed Ping. Both methods may be
+// called from any goroutine, and cost little.
+type Checker interface {
+	// Heard is when the last authenticated packet of any kind came, such as an answered connectivity check.
+	Heard() time.Time
+	// Check asks the far end for one, and reports whether it could.
+	Check() bool
+}
+
 // ConnStats is what a link measured of itself.
 type ConnStats struct {
 	RTT           time.Duration `json:"rtt"`

@@ -26,9 +26,8 @@ func (n *Node) Subscribe() (changes <-chan struct{}, cancel func()) {
 	}
 }
 
-// changed never blocks.
-func (l *loop) changed() {
-	w := &l.n.watchers
+// tell never blocks.
+func (w *watchers) tell() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.list {

@@ -1,4 +1,4 @@
-package node
+package peer
 
 import (
 	"time"
@@ -127,12 +127,12 @@ func repeatable(c wire.MessageCode) bool {
 // answer sends a response along the way the request came: "the Destination List [is constructed] by
 // reversing the order of the entries on the Via List" (RFC 6940 §6.2.2), and before that the node it came
 // from (§6.1.2).
-func (l *loop) answer(r *request, code wire.MessageCode, b []byte, certs []wire.Certificate) {
+func (p *Peer) answer(r *request, code wire.MessageCode, b []byte, certs []wire.Certificate) {
 	m := &wire.Message{
 		Header: wire.Header{
-			Overlay: l.n.params.overlay, ConfigSequence: l.n.params.sequence, Version: wire.Version,
-			TTL: l.n.params.initialTTL, Fragment: wire.Unfragmented, TransactionID: r.TransactionID,
-			Dest: l.wayBack(r),
+			Overlay: p.params.overlay, ConfigSequence: p.params.sequence, Version: wire.Version,
+			TTL: p.params.initialTTL, Fragment: wire.Unfragmented, TransactionID: r.TransactionID,
+			Dest: p.wayBack(r),
 		},
 		Code: code, Body: b,
 	}
@@ -145,17 +145,19 @@ func (l *loop) answer(r *request, code wire.MessageCode, b []byte, certs []wire.
 			m.Options = append(m.Options, o)
 		}
 	}
-	if !l.urgent(func() func(*loop) {
-		err := l.n.sign(m, nil, certs)
-		return func(l *loop) { l.respond(r, m, err) }
+	m.Security.Certificates = certs
+	crypto := p.cfg.Crypto
+	if !p.work(Signing, func() func() {
+		err := crypto.Sign(m, nil)
+		return func() { p.respond(r, m, err) }
 	}) {
-		l.ans.drop(r) // its retransmission is processed anew
+		p.ans.drop(r) // its retransmission is processed anew
 	}
 }
 
-func (l *loop) wayBack(r *request) []wire.Destination {
+func (p *Peer) wayBack(r *request) []wire.Destination {
 	if r.from == nil {
-		return []wire.Destination{wire.ToNode(l.id())}
+		return []wire.Destination{wire.ToNode(p.cfg.ID)}
 	}
 	dest := make([]wire.Destination, 0, len(r.Via)+1)
 	dest = append(dest, wire.ToNode(r.from.peer))
@@ -168,7 +170,7 @@ func (l *loop) wayBack(r *request) []wire.Destination {
 // respond sends a signed answer, if it is not larger than the overlay or the requester allows: "responding
 // peers MUST check that any response would not exceed it" (RFC 6940 §6.3.2, where the error is named
 // Error_Incompatible_with_Overlay; §6.3.3.1 defines Error_Response_Too_Large for it).
-func (l *loop) respond(r *request, m *wire.Message, err error) {
+func (p *Peer) respond(r *request, m *wire.Message, err error) {
 	var b, rest []byte
 	if err == nil {
 		b, err = m.AppendBinary(nil)
@@ -177,44 +179,44 @@ func (l *loop) respond(r *request, m *wire.Message, err error) {
 		_, rest, err = wire.ParseHeader(b)
 	}
 	if err != nil {
-		l.n.counters.Unencodable.Add(1)
-		l.log.Warn("answer not encoded", "code", m.Code, "err", err)
+		p.count.Unencodable++
+		p.log.Warn("answer not encoded", "code", m.Code, "err", err)
 		return
 	}
-	limit := l.n.params.maxMessage
+	limit := p.params.maxMessage
 	if r.MaxResponseLength != 0 {
 		limit = min(limit, r.MaxResponseLength)
 	}
 	if len(b) > int(limit) && m.Code != wire.ErrorAns {
-		l.n.counters.TooLarge.Add(1)
-		l.answer(r, wire.ErrorAns, errorBody(wire.ErrorResponseTooLarge, nil), nil)
+		p.count.TooLarge++
+		p.answer(r, wire.ErrorAns, errorBody(wire.ErrorResponseTooLarge, nil), nil)
 		return
 	}
-	l.ans.keep(r, m, l.now)
-	l.n.counters.Answers.Add(1)
-	l.sendAnswer(r, m, rest)
+	p.ans.keep(r, m, p.now)
+	p.count.Answers++
+	p.sendAnswer(r, m, rest)
 }
 
-func (l *loop) sendAnswer(r *request, m *wire.Message, rest []byte) {
+func (p *Peer) sendAnswer(r *request, m *wire.Message, rest []byte) {
 	h := m.Header
-	h.Dest = l.wayBack(r)
+	h.Dest = p.wayBack(r)
 	if r.from == nil {
-		l.soon(func() { l.route(&arrival{h, rest, nil}) })
+		p.soon(func() { p.route(&arrival{h, rest, nil}) })
 		return
 	}
 	to := r.from
 	if to.closed {
-		if to = l.linkTo(h.Dest[0]); to == nil {
-			l.n.counters.Unroutable.Add(1)
+		if to = p.linkTo(h.Dest[0]); to == nil {
+			p.count.Unroutable++
 			return
 		}
 	}
-	l.transmit(to, &h, rest)
+	p.transmit(to, &h, rest)
 }
 
 // again sends the answer of an earlier copy of r.
-func (l *loop) again(r *request, e *answered) {
-	l.n.counters.Duplicates.Add(1)
+func (p *Peer) again(r *request, e *answered) {
+	p.count.Duplicates++
 	if e.msg == nil {
 		return // still being processed: the answer is on its way
 	}
@@ -223,12 +225,12 @@ func (l *loop) again(r *request, e *answered) {
 		return
 	}
 	if _, rest, err := wire.ParseHeader(b); err == nil {
-		l.sendAnswer(r, e.msg, rest)
+		p.sendAnswer(r, e.msg, rest)
 	}
 }
 
 // fail answers a verified request with an error.
-func (l *loop) fail(r *request, code wire.ErrorCode, info string) {
-	l.n.counters.Refused.Add(1)
-	l.answer(r, wire.ErrorAns, errorBody(code, []byte(info)), nil)
+func (p *Peer) fail(r *request, code wire.ErrorCode, info string) {
+	p.count.Refused++
+	p.answer(r, wire.ErrorAns, errorBody(code, []byte(info)), nil)
 }

@@ -1,4 +1,4 @@
-package node
+package peer
 
 import (
 	"errors"
@@ -9,97 +9,95 @@ import (
 )
 
 // failWith answers with an error that storage made.
-func (l *loop) failWith(r *request, err error) {
+func (p *Peer) failWith(r *request, err error) {
 	var e wire.ErrorResponse
 	if !errors.As(err, &e) {
 		e = wire.ErrorResponse{Code: wire.ErrorInvalidMessage}
 	}
-	l.n.counters.Refused.Add(1)
-	l.answer(r, wire.ErrorAns, errorBody(e.Code, e.Info), nil)
+	p.count.Refused++
+	p.answer(r, wire.ErrorAns, errorBody(e.Code, e.Info), nil)
 }
 
-func (l *loop) storeRequest(r *request) {
+func (p *Peer) storeRequest(r *request) {
 	q := r.body.store
 	switch {
 	case q == nil:
-		l.fail(r, wire.ErrorInvalidMessage, "Store")
+		p.fail(r, wire.ErrorInvalidMessage, "Store")
 		return
 	case r.body.err != nil:
-		l.fail(r, wire.ErrorForbidden, "value not allowed here")
+		p.fail(r, wire.ErrorForbidden, "value not allowed here")
 		return
 	}
-	responsible := l.chord.Responsible(q.Resource)
+	responsible := p.chord.Responsible(q.Resource)
 	ctx := storage.StoreContext{
 		Sender:      storage.Signer{Node: r.peer.NodeID, User: r.peer.User},
 		Values:      r.body.values,
 		Responsible: responsible,
-		Plausible:   l.chord.Plausible(q.Resource, r.peer.NodeID),
+		Plausible:   p.chord.Plausible(q.Resource, r.peer.NodeID),
 	}
-	if set := l.chord.ReplicaSet(q.Resource); responsible && len(set) > 1 {
+	if set := p.chord.ReplicaSet(q.Resource); responsible && len(set) > 1 {
 		ctx.Replicas = set[1:]
 	}
-	a, err := l.store.Store(l.now, q, ctx)
+	a, err := p.store.Store(p.now, q, ctx)
 	if err != nil {
 		if q.Replica > 0 {
-			l.n.counters.ReplicaRefused.Add(1)
+			p.count.ReplicaRefused++
 		}
-		l.failWith(r, err)
+		p.failWith(r, err)
 		return
 	}
-	l.reply(r, a, nil)
-	l.changed()
-	l.expireAlarm()
+	p.reply(r, a, nil)
+	p.cfg.Env.Changed()
+	p.expireAlarm()
 	if responsible {
 		// "It MUST then send a Store request to its successor in the Neighbor Table and to that peer's
 		// successor" (RFC 6940 §10.4), at once, whether or not the neighbours have settled; what was handed over
 		// by others needs its replicas, too.
-		l.replicate(q.Resource, wire.NodeID{})
+		p.replicate(q.Resource, wire.NodeID{})
 	}
 }
 
-func (l *loop) fetchRequest(r *request) {
-	q, err := wire.ParseFetchRequest(r.Body, l.n.cfg.Document.ModelOf)
+func (p *Peer) fetchRequest(r *request) {
+	q, err := wire.ParseFetchRequest(r.Body, p.cfg.Document.ModelOf)
 	if err != nil {
-		l.fail(r, wire.ErrorInvalidMessage, "Fetch")
+		p.fail(r, wire.ErrorInvalidMessage, "Fetch")
 		return
 	}
-	a, certs, err := l.store.Fetch(l.now, &q)
+	a, certs, err := p.store.Fetch(p.now, &q)
 	if err != nil {
-		l.failWith(r, err)
+		p.failWith(r, err)
 		return
 	}
-	l.reply(r, a, certs)
+	p.reply(r, a, certs)
 }
 
-func (l *loop) statRequest(r *request) {
-	q, err := wire.ParseStatRequest(r.Body, l.n.cfg.Document.ModelOf)
+func (p *Peer) statRequest(r *request) {
+	q, err := wire.ParseStatRequest(r.Body, p.cfg.Document.ModelOf)
 	if err != nil {
-		l.fail(r, wire.ErrorInvalidMessage, "Stat")
+		p.fail(r, wire.ErrorInvalidMessage, "Stat")
 		return
 	}
-	a, err := l.store.Stat(l.now, &q)
+	a, err := p.store.Stat(p.now, &q)
 	if err != nil {
-		l.failWith(r, err)
+		p.failWith(r, err)
 		return
 	}
-	l.reply(r, a, nil)
+	p.reply(r, a, nil)
 }
 
-func (l *loop) findRequest(r *request) {
+func (p *Peer) findRequest(r *request) {
 	q, err := wire.ParseFindRequest(r.Body)
 	if err != nil {
-		l.fail(r, wire.ErrorInvalidMessage, "Find")
+		p.fail(r, wire.ErrorInvalidMessage, "Find")
 		return
 	}
-	a, err := l.store.Find(l.now, &q, l.chord.Responsible(q.Resource))
+	a, err := p.store.Find(p.now, &q, p.chord.Responsible(q.Resource))
 	if err != nil {
-		l.failWith(r, err)
+		p.failWith(r, err)
 		return
 	}
-	l.reply(r, a, nil)
+	p.reply(r, a, nil)
 }
-
-func (l *loop) countResources() uint32 { return uint32(l.store.Stats().Resources) }
 
 // replication is what this node brings to other peers: replicas, and what others are responsible for.
 type replication struct {
@@ -119,21 +117,21 @@ const (
 	replicaRetryMax = 5 * time.Minute
 )
 
-func (l *loop) replicateSoon(d time.Duration) {
-	if a := l.repl.next; a != nil && a.index >= 0 && !a.at.After(l.now.Add(d)) {
+func (p *Peer) replicateSoon(d time.Duration) {
+	if a := p.repl.next; a != nil && a.index >= 0 && !a.at.After(p.now.Add(d)) {
 		return
 	}
-	l.repl.next = l.move(l.repl.next, d, func() { l.replicate("", wire.NodeID{}) })
+	p.repl.next = p.move(p.repl.next, d, func() { p.replicate("", wire.NodeID{}) })
 }
 
 // targets says who ought to hold a resource that this node holds.
-func (l *loop) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Target) {
-	set := l.chord.ReplicaSet(res)
+func (p *Peer) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Target) {
+	set := p.chord.ReplicaSet(res)
 	if len(set) == 0 {
 		return nil
 	}
 	switch {
-	case set[0] == l.id():
+	case set[0] == p.cfg.ID:
 		for i, id := range set[1:] {
 			out = append(out, storage.Target{Node: id, Replica: uint8(i + 1)})
 		}
@@ -158,126 +156,124 @@ func (l *loop) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Tar
 
 // replicate sends what some other peer lacks, a few stores at a time: of one resource, to one peer, or
 // everything once the ring has settled.
-func (l *loop) replicate(res wire.ResourceID, only wire.NodeID) {
-	if l.repl.held && only.IsZero() && res == "" {
+func (p *Peer) replicate(res wire.ResourceID, only wire.NodeID) {
+	if p.repl.held && only.IsZero() && res == "" {
 		return // settled will call again
 	}
-	room := transfersAtOnce - l.repl.flights
+	room := transfersAtOnce - p.repl.flights
 	if room <= 0 {
 		return // each that lands calls again
 	}
-	pushes, _ := l.store.ForReplication(l.now, func(r wire.ResourceID) []storage.Target {
+	pushes, _ := p.store.ForReplication(p.now, func(r wire.ResourceID) []storage.Target {
 		if res != "" && r != res {
 			return nil
 		}
-		return l.targets(r, only)
+		return p.targets(r, only)
 	}, room)
-	for _, p := range pushes {
-		l.push(p)
+	for _, push := range pushes {
+		p.push(push)
 	}
-	if l.repl.refused && len(pushes) == 0 && l.repl.flights == 0 {
-		l.repl.refused = false
-		l.replicateSoon(min(replicaRetry<<min(l.repl.pauses, 10), replicaRetryMax))
-		l.repl.pauses++
+	if p.repl.refused && len(pushes) == 0 && p.repl.flights == 0 {
+		p.repl.refused = false
+		p.replicateSoon(min(replicaRetry<<min(p.repl.pauses, 10), replicaRetryMax))
+		p.repl.pauses++
 	}
 }
 
-func (l *loop) push(p storage.Push) {
-	body, err := p.Request.AppendBinary(nil)
+func (p *Peer) push(out storage.Push) {
+	body, err := out.Request.AppendBinary(nil)
 	if err != nil {
-		l.n.counters.Unencodable.Add(1)
+		p.count.Unencodable++
 		return
 	}
-	l.repl.flights++
-	l.send(outgoing{dest: toNode(p.To), code: wire.StoreReq, body: body, certs: p.Certificates}, func(r reply) {
-		l.repl.flights--
+	p.repl.flights++
+	p.send(Outgoing{Dest: toNode(out.To), Code: wire.StoreReq, Body: body, Certificates: out.Certificates}, func(r Reply) {
+		p.repl.flights--
 		switch {
-		case r.err == nil:
-			l.n.counters.Replicated.Add(1)
-			l.store.Confirm(l.now, p, true)
-			l.replicateSoon(0)
-		case IsRemote(r.err, wire.ErrorDataTooOld), IsRemote(r.err, wire.ErrorGenerationCounterTooLow):
-			l.refetch(p)
+		case r.Err == nil:
+			p.count.Replicated++
+			p.store.Confirm(p.now, out, true)
+			p.replicateSoon(0)
+		case IsRemote(r.Err, wire.ErrorDataTooOld), IsRemote(r.Err, wire.ErrorGenerationCounterTooLow):
+			p.refetch(out)
 		default:
 			// Forbidden is what a peer answers that does not know this one yet (its ring is not settled);
 			// it is tried again like what was lost.
-			l.n.counters.ReplicaRefused.Add(1)
-			l.pushFailed(p)
+			p.count.ReplicaRefused++
+			p.pushFailed(out)
 		}
 	})
 }
 
-func (l *loop) pushFailed(p storage.Push) {
-	l.store.Confirm(l.now, p, false)
-	l.repl.refused = true
-	l.replicateSoon(0) // for the others
+func (p *Peer) pushFailed(out storage.Push) {
+	p.store.Confirm(p.now, out, false)
+	p.repl.refused = true
+	p.replicateSoon(0) // for the others
 }
 
 // refetch takes over what another peer has that is newer: "the peer MUST fetch the newer data from the
 // peer generating the error and use that to replace its own copy" (RFC 6940 §7.4.1.1).
-func (l *loop) refetch(p storage.Push) {
-	l.n.counters.Refetch.Add(1)
-	res := p.Request.Resource
+func (p *Peer) refetch(out storage.Push) {
+	p.count.Refetch++
+	res := out.Request.Resource
 	var keys [][]byte // of a dictionary: all of it might be larger than a message
-	for _, v := range p.Request.Kinds[0].Values {
+	for _, v := range out.Request.Kinds[0].Values {
 		if v.Value.Model == wire.Dictionary {
 			keys = append(keys, v.Value.Key)
 		}
 	}
-	body, err := l.n.specifier(res, p.Request.Kinds[0].Kind, keys).AppendBinary(nil)
+	body, err := p.specifier(res, out.Request.Kinds[0].Kind, keys).AppendBinary(nil)
 	if err != nil {
-		l.n.counters.Unencodable.Add(1)
+		p.count.Unencodable++
 		return
 	}
-	again := func() { l.pushFailed(p) }
-	l.send(outgoing{dest: toNode(p.To), code: wire.FetchReq, body: body}, func(r reply) {
-		if r.err != nil || !l.work(func() func(*loop) {
-			kinds, err := l.n.checkFetch(res, r.msg)
-			return func(l *loop) {
-				if err == nil {
-					l.adopt(p.To, res, kinds)
-				}
-				again()
-			}
-		}) {
-			again()
+	p.send(Outgoing{Dest: toNode(out.To), Code: wire.FetchReq, Body: body}, func(r Reply) {
+		if r.Err != nil {
+			p.pushFailed(out)
+			return
 		}
+		p.checkFetch(res, r.Message, func(kinds []FetchedKind, err error) {
+			if err == nil {
+				p.adopt(out.To, res, kinds)
+			}
+			p.pushFailed(out)
+		})
 	})
 }
 
-func (l *loop) adopt(from wire.NodeID, res wire.ResourceID, kinds []FetchedKind) {
+func (p *Peer) adopt(from wire.NodeID, res wire.ResourceID, kinds []FetchedKind) {
 	for _, k := range kinds {
 		in := wire.FetchKindResponse{Kind: k.Kind, Generation: k.Generation}
 		for i := range k.Values {
 			in.Values = append(in.Values, k.Values[i].StoredData)
 		}
-		l.store.Adopt(l.now, from, res, in, k.signers)
+		p.store.Adopt(p.now, from, res, in, k.signers)
 	}
-	l.expireAlarm()
+	p.expireAlarm()
 }
 
 // handOver is RFC 6940 §10.5 step 6: "AP MUST do a series of Store requests to JN to store the data that JN
 // will be responsible for", at once.
-func (l *loop) handOver(to wire.NodeID) { l.replicate("", to) }
+func (p *Peer) handOver(to wire.NodeID) { p.replicate("", to) }
 
 // neighboursMoved begins the hold-down.
-func (l *loop) neighboursMoved() { l.repl.held = true }
+func (p *Peer) neighboursMoved() { p.repl.held = true }
 
 // settled ends it: replicas for new successors, and what others are responsible for now.
-func (l *loop) settled() {
-	l.repl.held, l.repl.pauses = false, 0
-	for _, id := range l.repl.members {
-		if !l.isMember(id) {
-			l.store.Forget(id) // it may come back empty
+func (p *Peer) settled() {
+	p.repl.held, p.repl.pauses = false, 0
+	for _, id := range p.repl.members {
+		if !p.isMember(id) {
+			p.store.Forget(id) // it may come back empty
 		}
 	}
-	l.repl.members = l.topo.members
-	l.replicateSoon(0)
+	p.repl.members = p.topo.members
+	p.replicateSoon(0)
 	// "When peer x detects that it is no longer in the replica set for a resource R …, it SHOULD delete all
 	// data associated with R from its local store" (RFC 6940 §10.7.3): what another is known to hold.
-	l.store.Discard(func(res wire.ResourceID) bool {
-		for _, id := range l.chord.ReplicaSet(res) {
-			if id == l.id() {
+	p.store.Discard(func(res wire.ResourceID) bool {
+		for _, id := range p.chord.ReplicaSet(res) {
+			if id == p.cfg.ID {
 				return true
 			}
 		}
@@ -287,12 +283,12 @@ func (l *loop) settled() {
 
 // expireAlarm lets go of values when their time is over, for the counts in Snapshot; the store itself
 // never gives out an expired value.
-func (l *loop) expireAlarm() {
-	if at := l.store.Deadline(); !at.IsZero() {
-		l.repl.expiry = l.move(l.repl.expiry, max(at.Sub(l.now), time.Second), func() {
-			l.store.Expire(l.now)
-			l.changed()
-			l.expireAlarm()
+func (p *Peer) expireAlarm() {
+	if at := p.store.Deadline(); !at.IsZero() {
+		p.repl.expiry = p.move(p.repl.expiry, max(at.Sub(p.now), time.Second), func() {
+			p.store.Expire(p.now)
+			p.cfg.Env.Changed()
+			p.expireAlarm()
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package node
+package peer
 
 import (
 	"slices"
@@ -8,9 +8,9 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// link is one overlay link, owned by the loop but for conn and the bucket, which its reader uses.
+// link is one overlay link of the Connection Table.
 type link struct {
-	conn      Conn
+	conn      Link
 	peer      wire.NodeID
 	attached  bool // made by Attach; else a bootstrap link
 	dialled   bool // this side was the initiator (offerer)
@@ -19,8 +19,9 @@ type link struct {
 	sent      time.Time
 	pinged    time.Time
 	verifying int
-	errors    bucket // answers to messages that were not verified
+	errors    Bucket // answers to messages that were not verified
 	watch     *alarm
+	look      func() // watchLink of this link
 	closed    bool
 }
 
@@ -83,147 +84,117 @@ func better(self wire.NodeID, a, b *link) bool {
 }
 
 // addLink takes in a new link. sendUpdate is the flag of the peer's Attach.
-func (l *loop) addLink(conn Conn, attached, dialled, sendUpdate bool) {
+func (p *Peer) addLink(conn Link, attached, dialled, sendUpdate bool) {
 	peer := conn.Peer().NodeID
-	c := &l.n.counters
-	list := l.conns.byPeer[peer]
-	if l.closing || peer == l.id() || l.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
-		c.LinksRefused.Add(1)
-		l.discard(conn)
+	c := &p.count
+	list := p.conns.byPeer[peer]
+	if p.closing || peer == p.cfg.ID || p.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
+		c.LinksRefused++
+		_ = conn.Close()
 		return
 	}
 	k := &link{
-		conn: conn, peer: peer, attached: attached, dialled: dialled, since: l.now, heard: l.now, sent: l.now,
-		errors: newBucket(errorRate, errorBurst, l.now),
+		conn: conn, peer: peer, attached: attached, dialled: dialled, since: p.now, heard: p.now, sent: p.now,
+		errors: NewBucket(errorRate, errorBurst, p.now),
 	}
-	l.conns.count++
-	c.LinksMade.Add(1)
+	k.look = func() { p.watchLink(k) }
+	p.conns.count++
+	c.LinksMade++
 	at, twins := len(list), 0
 	for i := len(list) - 1; i >= 0; i-- {
 		o := list[i]
 		if o.attached == attached {
 			twins++
 		}
-		if attached && !o.attached || attached == o.attached && better(l.id(), k, o) {
+		if attached && !o.attached || attached == o.attached && better(p.cfg.ID, k, o) {
 			at = i
 		}
 	}
 	list = append(list, nil)
 	copy(list[at+1:], list[at:])
 	list[at] = k
-	if l.conns.byPeer == nil {
-		l.conns.byPeer = make(map[wire.NodeID][]*link)
+	if p.conns.byPeer == nil {
+		p.conns.byPeer = make(map[wire.NodeID][]*link)
 	}
-	l.conns.byPeer[peer] = list
-	l.read(k)
-	l.watchLink(k)
-	l.log.Info("link", "peer", peer, "kind", k.kind(), "ours", dialled)
-	l.tell(chord.LinkUp{ID: peer, Kind: k.kind(), Ours: dialled, SendUpdate: sendUpdate})
+	p.conns.byPeer[peer] = list
+	conn.Start()
+	p.watchLink(k)
+	p.log.Info("link", "peer", peer, "kind", k.kind(), "ours", dialled)
+	p.tell(chord.LinkUp{ID: peer, Kind: k.kind(), Ours: dialled, SendUpdate: sendUpdate})
 	if twins > 0 {
 		// Make before break: what is under way on the other still arrives.
-		l.after(linkGrace, func() { l.closeWorse(peer, attached) })
+		p.after(linkGrace, func() { p.closeWorse(peer, attached) })
 	}
-	l.changed()
+	p.cfg.Env.Changed()
 }
 
 // closeWorse closes all links of a kind to a peer but the best.
-func (l *loop) closeWorse(peer wire.NodeID, attached bool) {
+func (p *Peer) closeWorse(peer wire.NodeID, attached bool) {
 	var kept bool
-	for _, k := range slices.Clone(l.conns.byPeer[peer]) {
+	for _, k := range slices.Clone(p.conns.byPeer[peer]) {
 		if k.attached != attached {
 			continue
 		}
 		if kept {
-			l.dropLink(k, "replaced")
+			p.dropLink(k, "replaced")
 		}
 		kept = true
 	}
 }
 
 // rewatch looks at all links anew after the neighbours changed.
-func (l *loop) rewatch() {
-	for _, list := range l.conns.byPeer {
-		for _, k := range list {
-			k.watch = l.move(k.watch, l.jitter(100*time.Millisecond), func() { l.watchLink(k) })
-		}
+func (p *Peer) rewatch() {
+	for _, k := range p.conns.all() {
+		k.watch = p.move(k.watch, p.jitter(100*time.Millisecond), k.look)
 	}
 }
 
 // dropLink takes a link out of the Connection Table and closes it.
-func (l *loop) dropLink(k *link, why string) {
+func (p *Peer) dropLink(k *link, why string) {
 	if k.closed {
 		return
 	}
 	k.closed = true
-	l.conns.count--
-	l.alarms.stop(k.watch)
-	list := slices.DeleteFunc(slices.Clone(l.conns.byPeer[k.peer]), func(o *link) bool { return o == k })
-	l.n.counters.LinksLost.Add(1)
-	l.log.Info("link closed", "peer", k.peer, "why", why, "remaining", len(list))
-	l.discard(k.conn)
-	l.conns.byPeer[k.peer] = list
+	p.conns.count--
+	p.alarms.stop(k.watch)
+	list := slices.DeleteFunc(slices.Clone(p.conns.byPeer[k.peer]), func(o *link) bool { return o == k })
+	p.count.LinksLost++
+	p.log.Info("link closed", "peer", k.peer, "why", why, "remaining", len(list))
+	_ = k.conn.Close()
+	p.conns.byPeer[k.peer] = list
 	if len(list) == 0 {
-		delete(l.conns.byPeer, k.peer)
+		delete(p.conns.byPeer, k.peer)
 	}
 	if !slices.ContainsFunc(list, func(o *link) bool { return o.attached == k.attached }) {
-		l.tell(chord.LinkDown{ID: k.peer, Kind: k.kind()})
+		p.tell(chord.LinkDown{ID: k.peer, Kind: k.kind()})
 	}
-	l.changed()
-}
-
-// read starts the reader of a link: it takes messages off the link no faster than its bucket allows and
-// no faster than the loop takes them, so that a flood costs only the flooder.
-func (l *loop) read(k *link) {
-	n := l.n
-	l.background(func(ctx ctxT) func(*loop) {
-		limit := newBucket(linkRate, linkBurst, n.now())
-		for {
-			b, err := k.conn.Receive(ctx)
-			if err != nil {
-				return func(l *loop) { l.dropLink(k, "link layer") }
-			}
-			n.counters.Received.Add(1)
-			if !limit.take(n.now()) {
-				n.counters.RateLimited.Add(1)
-				continue
-			}
-			if !n.post(ctx, func(l *loop) {
-				if !k.closed {
-					l.receive(k, b)
-				}
-			}) {
-				return nil
-			}
-		}
-	})
+	p.cfg.Env.Changed()
 }
 
 // watchLink notices a peer that vanished without goodbye, see the package comment.
-func (l *loop) watchLink(k *link) {
+func (p *Peer) watchLink(k *link) {
 	idle, again, silence := otherIdle, otherPing, otherSilence
-	if l.isNeighbour(k.peer) || !k.attached {
+	if p.isNeighbour(k.peer) || !k.attached {
 		idle, again, silence = neighbourIdle, neighbourPing, neighbourSilence
 	}
-	quiet := l.now.Sub(k.heard)
+	quiet := p.now.Sub(k.heard)
 	switch {
 	case quiet >= silence:
-		l.n.counters.LinksSilent.Add(1)
-		l.dropLink(k, "silence")
+		p.count.LinksSilent++
+		p.dropLink(k, "silence")
 		return
-	case quiet >= idle && l.now.Sub(k.pinged) >= again:
-		k.pinged = l.now
-		l.n.counters.Keepalives.Add(1)
-		l.send(outgoing{
-			dest: []wire.Destination{wire.ToNode(k.peer)}, code: wire.PingReq, body: pingBody, link: k, once: true,
-		}, func(reply) {})
+	case quiet >= idle && p.now.Sub(k.pinged) >= again:
+		k.pinged = p.now
+		p.count.Keepalives++
+		p.send(Outgoing{Dest: toNode(k.peer), Code: wire.PingReq, Body: pingBody, link: k, once: true}, func(Reply) {})
 	}
 	next := min(idle-quiet, silence-quiet)
 	if quiet >= idle {
-		next = min(k.pinged.Add(again).Sub(l.now), silence-quiet)
+		next = min(k.pinged.Add(again).Sub(p.now), silence-quiet)
 	}
 	// Some jitter, so that of two ends that fell silent together one pings and the other only answers.
-	next += l.jitter(800*time.Millisecond) - 600*time.Millisecond
-	k.watch = l.move(k.watch, max(next, 10*time.Millisecond), func() { l.watchLink(k) })
+	next += p.jitter(800*time.Millisecond) - 600*time.Millisecond
+	k.watch = p.move(k.watch, max(next, 10*time.Millisecond), k.look)
 }
 
 var pingBody = []byte{0, 0} // PingReq without padding (RFC 6940 §6.5.3.1)

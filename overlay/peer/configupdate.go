@@ -1,4 +1,4 @@
-package node
+package peer
 
 import (
 	"slices"
@@ -10,7 +10,7 @@ import (
 // updates is what this node knows of configurations that differ from its own.
 type updates struct {
 	newest *ident.Document // handed to Config.NewDocument; nil: none was
-	share  bucket          // ConfigUpdates of this node: each carries a whole document
+	share  Bucket          // ConfigUpdates of this node: each carries a whole document
 }
 
 // sameSequence is RFC 6940 §6.3.2.1: "When a destination node receives a request, it MUST check that the
@@ -18,8 +18,8 @@ type updates struct {
 // node MUST generate an error, either Error_Config_Too_Old or Error_Config_Too_New. In addition, if the
 // configuration file in the request is too old, the node MUST generate a ConfigUpdate message to update the
 // requesting node."
-func (l *loop) sameSequence(r *request) bool {
-	own := l.n.params.sequence
+func (p *Peer) sameSequence(r *request) bool {
+	own := p.params.sequence
 	if r.ConfigSequence == own {
 		return true
 	}
@@ -27,12 +27,12 @@ func (l *loop) sameSequence(r *request) bool {
 		return true
 	}
 	if r.ConfigSequence == wire.AnySequence || ident.CompareSequence(r.ConfigSequence, own) > 0 {
-		l.fail(r, wire.ErrorConfigTooNew, "")
+		p.fail(r, wire.ErrorConfigTooNew, "")
 		return false
 	}
-	l.fail(r, wire.ErrorConfigTooOld, "")
+	p.fail(r, wire.ErrorConfigTooOld, "")
 	if r.from != nil {
-		l.pushConfig(l.wayBack(r))
+		p.pushConfig(p.wayBack(r))
 	}
 	return false
 }
@@ -40,7 +40,7 @@ func (l *loop) sameSequence(r *request) bool {
 // outdated is called with the error answers to this node's requests: of a node that has an older configuration, or that
 // lacks a Kind of it. "Whenever a node detects that another node has old configuration data, it MUST generate a
 // ConfigUpdate request." (RFC 6940 §6.5.4)
-func (l *loop) outdated(t *transaction, from wire.NodeID, e wire.ErrorResponse) {
+func (p *Peer) outdated(t *transaction, from wire.NodeID, e wire.ErrorResponse) {
 	if t.msg.Code == wire.ConfigUpdateReq {
 		return
 	}
@@ -48,52 +48,52 @@ func (l *loop) outdated(t *transaction, from wire.NodeID, e wire.ErrorResponse) 
 	dest := append(slices.Clone(t.msg.Dest[:len(t.msg.Dest)-1]), wire.ToNode(from))
 	switch e.Code {
 	case wire.ErrorConfigTooNew:
-		l.pushConfig(dest)
+		p.pushConfig(dest)
 	case wire.ErrorUnknownKind:
-		l.pushKinds(dest, e.Info)
+		p.pushKinds(dest, e.Info)
 	}
 }
 
 // pushConfig sends the configuration document to a node that has an older one.
-func (l *loop) pushConfig(dest []wire.Destination) {
-	l.pushUpdate(dest, wire.ConfigUpdateRequest{Type: wire.ConfigUpdateConfig, Config: l.n.cfg.Document.Raw()})
+func (p *Peer) pushConfig(dest []wire.Destination) {
+	p.pushUpdate(dest, wire.ConfigUpdateRequest{Type: wire.ConfigUpdateConfig, Config: p.cfg.Document.Raw()})
 }
 
 // pushKinds sends the definitions of Kinds that a node said it does not know: "A node which receives this error MUST
 // generate a ConfigUpdate message which contains the appropriate Kind definition (assuming which, in fact, a Kind which
 // was defined in the configuration document was used)." (RFC 6940 §7.4.1.2)
-func (l *loop) pushKinds(dest []wire.Destination, info []byte) {
+func (p *Peer) pushKinds(dest []wire.Destination, info []byte) {
 	unknown, err := wire.ParseKindList(info)
 	if err != nil {
-		l.n.counters.Malformed.Add(1)
+		p.count.Malformed++
 		return
 	}
 	u := wire.ConfigUpdateRequest{Type: wire.ConfigUpdateKinds}
 	for i, k := range unknown {
-		if block, ok := l.n.cfg.Document.KindBlock(k); ok && !slices.Contains(unknown[:i], k) {
+		if block, ok := p.cfg.Document.KindBlock(k); ok && !slices.Contains(unknown[:i], k) {
 			u.Kinds = append(u.Kinds, block)
 		}
 	}
 	if len(u.Kinds) > 0 {
-		l.pushUpdate(dest, u)
+		p.pushUpdate(dest, u)
 	}
 }
 
 // pushUpdate sends a ConfigUpdate, unless there were too many: whoever refuses everything must not make this node send
 // him documents without end.
-func (l *loop) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
-	if !l.updates.share.take(l.now) {
+func (p *Peer) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
+	if !p.updates.share.Take(p.now) {
 		return
 	}
 	body, err := u.AppendBinary(nil)
 	if err != nil {
-		l.n.counters.Unencodable.Add(1)
+		p.count.Unencodable++
 		return
 	}
-	l.n.counters.ConfigUpdates.Add(1)
-	l.send(outgoing{dest: dest, code: wire.ConfigUpdateReq, body: body, seqAny: true}, func(rep reply) {
-		if rep.err != nil {
-			l.log.Debug("configuration not taken", "peer", dest[len(dest)-1].Node, "err", rep.err)
+	p.count.ConfigUpdates++
+	p.send(Outgoing{Dest: dest, Code: wire.ConfigUpdateReq, Body: body, seqAny: true}, func(rep Reply) {
+		if rep.Err != nil {
+			p.log.Debug("configuration not taken", "peer", dest[len(dest)-1].Node, "err", rep.Err)
 		}
 	})
 }
@@ -102,49 +102,44 @@ func (l *loop) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
 // in the document is greater than the current configuration sequence number [and] the Configuration Document
 // is correctly digitally signed". What is accepted goes to Config.NewDocument, each document once, whoever brings it
 // again until the node is made anew.
-func (l *loop) configUpdateRequest(r *request) {
+func (p *Peer) configUpdateRequest(r *request) {
 	u, err := wire.ParseConfigUpdate(r.Body)
 	if err != nil {
-		l.fail(r, wire.ErrorInvalidMessage, "ConfigUpdate")
+		p.fail(r, wire.ErrorInvalidMessage, "ConfigUpdate")
 		return
 	}
 	if u.Type != wire.ConfigUpdateConfig {
 		// Kinds come with the document in this overlay.
-		l.n.counters.ConfigRefuse.Add(1)
-		l.fail(r, wire.ErrorForbidden, "Kinds come with the configuration document")
+		p.count.ConfigRefuse++
+		p.fail(r, wire.ErrorForbidden, "Kinds come with the configuration document")
 		return
 	}
-	if !l.work(func() func(*loop) {
-		cur := l.n.cfg.Document
-		doc, err := ident.ParseDocument(u.Config, cur.InstanceName)
-		if err == nil {
-			err = doc.Verify(cur, l.n.cfg.Trust, l.n.now())
-		}
-		return func(l *loop) { l.documentVerified(r, doc, err) }
+	crypto, cur, now := p.cfg.Crypto, p.cfg.Document, p.now
+	if !p.work(Verifying, func() func() {
+		doc, err := crypto.ParseDocument(u.Config, cur, now)
+		return func() { p.documentVerified(r, doc, err) }
 	}) {
-		l.ans.drop(r)
+		p.ans.drop(r)
 	}
 }
 
-func (l *loop) documentVerified(r *request, doc *ident.Document, err error) {
-	newest := l.updates.newest
+func (p *Peer) documentVerified(r *request, doc *ident.Document, err error) {
+	newest := p.updates.newest
 	switch {
 	case err != nil:
-		l.n.counters.ConfigRefuse.Add(1)
-		l.log.Warn("configuration refused", "from", r.peer.NodeID, "err", err)
-		l.fail(r, wire.ErrorForbidden, "signature")
+		p.count.ConfigRefuse++
+		p.log.Warn("configuration refused", "from", r.peer.NodeID, "err", err)
+		p.fail(r, wire.ErrorForbidden, "signature")
 	case newest != nil && newest.Same(doc):
-		l.answer(r, wire.ConfigUpdateAns, nil, nil)
-	case ident.CompareSequence(doc.Sequence, l.n.params.sequence) <= 0,
+		p.answer(r, wire.ConfigUpdateAns, nil, nil)
+	case ident.CompareSequence(doc.Sequence, p.params.sequence) <= 0,
 		newest != nil && ident.CompareSequence(doc.Sequence, newest.Sequence) <= 0:
-		l.n.counters.ConfigRefuse.Add(1)
-		l.fail(r, wire.ErrorConfigTooOld, "")
+		p.count.ConfigRefuse++
+		p.fail(r, wire.ErrorConfigTooOld, "")
 	default:
-		l.updates.newest = doc
-		l.answer(r, wire.ConfigUpdateAns, nil, nil)
-		l.log.Info("newer configuration", "from", r.peer.NodeID, "sequence", doc.Sequence)
-		if f := l.n.cfg.NewDocument; f != nil {
-			l.background(func(ctxT) func(*loop) { f(doc); return nil })
-		}
+		p.updates.newest = doc
+		p.answer(r, wire.ConfigUpdateAns, nil, nil)
+		p.log.Info("newer configuration", "from", r.peer.NodeID, "sequence", doc.Sequence)
+		p.cfg.Env.NewDocument(doc)
 	}
 }

@@ -1,0 +1,106 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"fieldkit/overlay/chord"
+	"fieldkit/overlay/ident"
+	"fieldkit/overlay/wire"
+)
+
+// Field values of the limits and timers. RFC 6940's own constants carry their section.
+const (
+	maxSends         = 5                // RFC 6940 §6.2.1: "a total of 5 messages"
+	requestLifetime  = 15 * time.Second // RFC 6940 §6.2.1: maximum request lifetime
+	linkMTU          = 1200             // what an overlay link carries in one datagram
+	maxTransactions  = 512
+	maxAnswers       = 512       // kept for each signer
+	maxAnswerBytes   = 512 << 10 // for each signer
+	maxSigners       = 64
+	maxLinks         = 64
+	maxLinksPerPeer  = 4
+	maxAttaches      = 32
+	maxDials         = 8
+	maxAppAttaches   = 16
+	maxVia           = 32
+	maxCandidates    = 32 // candidates of one remote side that are looked at
+	maxDiscovered    = 256
+	maxAddrs         = 8 // of one discovered kit
+	maxStrangers     = 16
+	transfersAtOnce  = 8
+	verifyPerLink    = 24 // messages of one link that wait for a worker
+	errorRate        = 5  // error answers to unverified messages, per second and link
+	errorBurst       = 20
+	updateRate       = 1 // ConfigUpdates sent, per second
+	updateBurst      = 16
+	dialTimeout      = 5 * time.Second // for one address; the handshake is one of DTLS on a LAN
+	attachTimeout    = 20 * time.Second
+	linkGrace        = 3 * time.Second // both links live on after a replacement: make before break
+	concurrentLinks  = 5 * time.Second // links made within this time of each other are ranked by rule, not by age
+	neighbourIdle    = 4 * time.Second
+	neighbourPing    = 1500 * time.Millisecond
+	neighbourSilence = 8500 * time.Millisecond
+	otherIdle        = 15 * time.Second
+	otherPing        = 5 * time.Second
+	otherSilence     = 30 * time.Second
+)
+
+// What an Env delivers of one link to Peer.Receive: what comes faster is dropped before it costs anything, so that a
+// flood costs only the flooder. Simple Reliability itself allows less than 100 messages per second (RFC 6940 §6.6.3).
+const (
+	LinkRate  = 150 // per second
+	LinkBurst = 300
+)
+
+// Errors that callers decide on.
+var (
+	ErrTimeout    = errors.New("no answer within the maximum request lifetime")
+	ErrBusy       = errors.New("too many requests under way")
+	ErrClosed     = errors.New("node not running")
+	ErrInProgress = errors.New("the other side's own attempt goes on") // Attach and AppAttach glare
+	ErrTooLarge   = errors.New("message exceeds the overlay's maximum size")
+)
+
+// RemoteError is an error answer of another peer (RFC 6940 §6.3.3.1).
+type RemoteError struct {
+	Code wire.ErrorCode
+	Info []byte
+	From wire.NodeID
+}
+
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("error %#x from %s", uint16(e.Code), e.From)
+}
+
+// IsRemote reports whether err is an error answer with that code.
+func IsRemote(err error, code wire.ErrorCode) bool {
+	var r *RemoteError
+	return errors.As(err, &r) && r.Code == code
+}
+
+// Config is what New needs. ID, Document, Env, Crypto and Rand are required.
+type Config struct {
+	ID       wire.NodeID
+	Document *ident.Document // the signed overlay configuration document in force
+	Env      Env
+	Crypto   Crypto
+	// Rand makes transaction IDs, which "MUST be randomly generated" (RFC 6940 §6.3.2), jitter and samples: it
+	// must not be predictable for others, but in simulations.
+	Rand rand.Source
+
+	// StorageTime is the last one that Env.SaveStorageTime was given in an earlier life; 0: none.
+	StorageTime uint64
+	// MayStore is the usages' own say on a value to be stored here for others, after access control,
+	// e.g. the domain restrictions of RFC 7904 §3.3. It is called by jobs of Env.Work, several at once; an error
+	// is answered with Error_Forbidden. nil allows.
+	MayStore func(kind wire.KindID, resource wire.ResourceID, value *wire.StoredData, signer *ident.Peer) error
+
+	// Chord sets the timers and limits of the topology; zero fields, and Rand, are filled in.
+	Chord chord.Config
+
+	Log *slog.Logger // nil discards
+}

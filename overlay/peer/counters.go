@@ -1,0 +1,19 @@
+package peer
+
+// Counters count since New.
+type Counters struct {
+	Received, Sent, Forwarded                       uint64 // messages and fragments
+	Requests, Answers, ErrorAnswers, Timeouts       uint64 // transactions of this node; answers of this node
+	Malformed, WrongOverlay, WrongVersion, TooLarge uint64
+	TTLExceeded, Unroutable, UnknownOption          uint64
+	BadSignature, WrongResponder, Unmatched         uint64
+	Refused, Duplicates, Unencodable, NotDirect     uint64
+	VerifyDropped, JobsDropped                      uint64
+	EventsDropped, SendFailed, TransactionsFull     uint64
+	LinksMade, LinksLost, LinksRefused, LinksSilent uint64
+	Keepalives, Attaches, AttachesFailed, Glare     uint64
+	Dials, DialsFailed, AppAttaches                 uint64
+	Replicated, ReplicaRefused, HandedOver, Refetch uint64
+	TransfersDropped, FragmentsDropped              uint64
+	ConfigUpdates, ConfigRefuse                     uint64 // sent; refused
+}

@@ -1,0 +1,197 @@
+package peer
+
+import (
+	"fmt"
+
+	"fieldkit/overlay/chord"
+	"fieldkit/overlay/wire"
+)
+
+// request dispatches a verified request, after the checks that are the same for every method.
+func (p *Peer) request(r *request) {
+	c := &p.count
+	for _, o := range r.Options {
+		if o.Flags&wire.DestinationCritical != 0 {
+			c.UnknownOption++
+			p.fail(r, wire.ErrorUnsupportedForwardingOption, "") // RFC 6940 §6.3.2.3
+			return
+		}
+	}
+	if hasCritical(r.Extensions) {
+		// "If this is set and the extension is unknown, the receiving node MUST reject the message with
+		// an Error_Unknown_Extension" (RFC 6940 §6.3.3)
+		c.UnknownOption++
+		p.fail(r, wire.ErrorUnknownExtension, "")
+		return
+	}
+	if !p.sameSequence(r) {
+		return
+	}
+	if !repeatable(r.Code) {
+		if e := p.ans.seen(r, p.now); e != nil {
+			p.again(r, e)
+			return
+		}
+	}
+	switch r.Code {
+	case wire.PingReq:
+		p.pingRequest(r)
+	case wire.ProbeReq:
+		p.probeRequest(r)
+	case wire.AttachReq:
+		p.attachRequest(r)
+	case wire.AppAttachReq:
+		p.appAttachRequest(r)
+	case wire.JoinReq:
+		p.joinRequest(r)
+	case wire.LeaveReq:
+		p.leaveRequest(r)
+	case wire.UpdateReq:
+		p.updateRequest(r)
+	case wire.RouteQueryReq:
+		p.routeQueryRequest(r)
+	case wire.StoreReq:
+		p.storeRequest(r)
+	case wire.FetchReq:
+		p.fetchRequest(r)
+	case wire.StatReq:
+		p.statRequest(r)
+	case wire.FindReq:
+		p.findRequest(r)
+	case wire.ConfigUpdateReq:
+		p.configUpdateRequest(r)
+	default:
+		p.fail(r, wire.ErrorInvalidMessage, fmt.Sprintf("method %#x not supported", uint16(r.Code)))
+	}
+}
+
+// reply answers with a body that encodes itself.
+func (p *Peer) reply(r *request, body interface{ AppendBinary([]byte) ([]byte, error) }, certs []wire.Certificate) {
+	b, err := body.AppendBinary(nil)
+	if err != nil {
+		p.count.Unencodable++
+		p.fail(r, wire.ErrorInvalidMessage, "answer cannot be encoded")
+		return
+	}
+	p.answer(r, r.Code.Answer(), b, certs)
+}
+
+func (p *Peer) pingRequest(r *request) {
+	if _, err := wire.ParsePingRequest(r.Body); err != nil {
+		p.fail(r, wire.ErrorInvalidMessage, "Ping")
+		return
+	}
+	p.reply(r, wire.PingAnswer{ResponseID: p.rng.Uint64(), Time: uint64(max(p.now.UnixMilli(), 0))}, nil)
+}
+
+// probeRequest is RFC 6940 §6.4.2.5.2: a peer "MUST NOT return values not asked for", each asked-for one once.
+func (p *Peer) probeRequest(r *request) {
+	q, err := wire.ParseProbeRequest(r.Body)
+	if err != nil {
+		p.fail(r, wire.ErrorInvalidMessage, "Probe")
+		return
+	}
+	var a wire.ProbeAnswer
+	seen := map[wire.ProbeInfoType]bool{}
+	for _, t := range q.Requested {
+		if seen[t] {
+			continue
+		}
+		seen[t] = true
+		switch t {
+		case wire.ProbeResponsibleSet:
+			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: p.chord.ResponsibleSet()})
+		case wire.ProbeNumResources:
+			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: uint32(p.store.Stats().Resources)})
+		case wire.ProbeUptime:
+			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: uint32(p.chord.Uptime().Seconds())})
+		}
+	}
+	p.reply(r, a, nil)
+}
+
+// notDirect refuses what may only come over the channel bound to its signer: "receiving peers MUST verify
+// that any JoinReq they receive arrives from a transport channel that is bound to the Node-ID to be assumed
+// by the Joining Node" (RFC 6940 §6.4.2.1; §6.4.2.2 says the same of Leave). Updates are held to it, too:
+// they only ever go to the Connection Table, and so cannot be replayed by others.
+func (p *Peer) notDirect(r *request) bool {
+	if r.direct() {
+		return false
+	}
+	p.count.NotDirect++
+	p.fail(r, wire.ErrorForbidden, "not over the link of its signer")
+	return true
+}
+
+func (p *Peer) joinRequest(r *request) {
+	j, err := wire.ParseJoinRequest(r.Body, p.params.idLen)
+	switch {
+	case err != nil:
+		p.fail(r, wire.ErrorInvalidMessage, "Join")
+	case j.Node != r.peer.NodeID:
+		// "if not, the message MUST be rejected with an Error_Forbidden error"
+		p.count.NotDirect++
+		p.fail(r, wire.ErrorForbidden, "joining_peer_id is not the signer")
+	case !p.notDirect(r):
+		p.carryOut(p.chord.Step(p.now, chord.JoinReceived{From: j.Node}), r)
+	}
+}
+
+func (p *Peer) answerJoin(r *request, accepted bool) {
+	switch {
+	case r == nil:
+	case accepted:
+		p.reply(r, wire.JoinAnswer{}, nil)
+	default:
+		p.fail(r, wire.ErrorForbidden, "not attached")
+	}
+}
+
+func (p *Peer) leaveRequest(r *request) {
+	v, err := wire.ParseLeaveRequest(r.Body, p.params.idLen)
+	switch {
+	case err != nil:
+		p.fail(r, wire.ErrorInvalidMessage, "Leave")
+	case v.Node != r.peer.NodeID:
+		p.count.NotDirect++
+		p.fail(r, wire.ErrorForbidden, "leaving_peer_id is not the signer")
+	case !p.notDirect(r):
+		p.answer(r, wire.LeaveAns, nil, nil) // "LeaveAns is an empty message"
+		p.tell(chord.LeaveReceived{From: v.Node})
+	}
+}
+
+func (p *Peer) updateRequest(r *request) {
+	u, err := wire.ParseChordUpdate(r.Body, p.params.idLen)
+	if err != nil {
+		p.fail(r, wire.ErrorInvalidMessage, "Update")
+		return
+	}
+	if p.notDirect(r) {
+		return
+	}
+	p.answer(r, wire.UpdateAns, nil, nil)
+	p.tell(chord.UpdateReceived{From: r.peer.NodeID, Update: u})
+}
+
+// routeQueryRequest is RFC 6940 §6.4.2.4. Opaque IDs are not answered for: this node has none.
+func (p *Peer) routeQueryRequest(r *request) {
+	q, err := wire.ParseRouteQueryRequest(r.Body)
+	if err != nil {
+		p.fail(r, wire.ErrorInvalidMessage, "RouteQuery")
+		return
+	}
+	hop := p.chord.NextHop(q.Destination)
+	switch {
+	case hop.Local:
+		p.reply(r, wire.RouteQueryAnswer{NextPeer: p.cfg.ID}, nil)
+	case hop.Via.IsZero():
+		p.fail(r, wire.ErrorNotFound, "no next peer")
+		return
+	default:
+		p.reply(r, wire.RouteQueryAnswer{NextPeer: hop.Via}, nil)
+	}
+	if q.SendUpdate && r.direct() {
+		p.tell(chord.UpdateRequested{From: r.peer.NodeID})
+	}
+}
