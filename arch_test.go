@@ -88,6 +88,7 @@ var allowed = map[string][]string{
 	"overlay/link/suite": {},
 	"overlay/discovery":  {},
 	"overlay/peer":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage"},
+	"overlay/sim":        {"overlay/wire", "overlay/config", "overlay/ident", "overlay/peer"},
 	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":       {},
 	"overlay/sipusage":   {"overlay/wire", "overlay/ident", "overlay/node"},

@@ -1,0 +1,349 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Options say how a scenario is run. Zero fields get the scenario's own values.
+type Options struct {
+	Nodes int
+	Rings int // of the scenarios that merge
+	Seed  uint64
+	Net   *Conditions
+	Real  bool // ECDSA instead of the keyed hash
+}
+
+// Figure is one result.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"`
+}
+
+// Report is what a scenario came to. Everything but RealSeconds and figures whose unit is of the machine is the same
+// whenever the scenario is run with the same options.
+type Report struct {
+	Scenario       string     `json:"scenario"`
+	Nodes          int        `json:"nodes"`
+	Rings          int        `json:"rings,omitempty"`
+	Seed           uint64     `json:"seed"`
+	Net            Conditions `json:"net"`
+	Crypto         string     `json:"crypto"`
+	VirtualSeconds float64    `json:"virtual_seconds"`
+	RealSeconds    float64    `json:"real_seconds"`
+	Events         uint64     `json:"events"`
+	Trace          string     `json:"trace"`
+	Counts         Counts     `json:"counts"`
+	Figures        []Figure   `json:"figures"`
+	Failures       []string   `json:"failures"`
+}
+
+// Failed reports that a rule was broken.
+func (r *Report) Failed() bool { return len(r.Failures) > 0 }
+
+// Value finds a figure; NaN: there is none of that name.
+func (r *Report) Value(name string) float64 {
+	for _, f := range r.Figures {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	return math.NaN()
+}
+
+// Command is what runs the same again.
+func (r *Report) Command() string {
+	c := fmt.Sprintf("fieldkit sim %s --nodes %d --seed %d", r.Scenario, r.Nodes, r.Seed)
+	if r.Rings > 0 {
+		c += fmt.Sprintf(" --rings %d", r.Rings)
+	}
+	if r.Crypto == "real" {
+		c += " --real"
+	}
+	return c
+}
+
+// WriteJSON writes the report as one line.
+func (r *Report) WriteJSON(out io.Writer) error { return json.NewEncoder(out).Encode(r) }
+
+// WriteTable writes the report for people.
+func (r *Report) WriteTable(out io.Writer) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "scenario\t%s\n", r.Scenario)
+	fmt.Fprintf(t, "N\t%d\n", r.Nodes)
+	if r.Rings > 0 {
+		fmt.Fprintf(t, "rings\t%d\n", r.Rings)
+	}
+	fmt.Fprintf(t, "seed\t%d\n", r.Seed)
+	fmt.Fprintf(t, "network\t%v to %v a way, %.0f %% loss, %s signatures\n", r.Net.Delay, r.Net.Delay+r.Net.Jitter, 100*r.Net.Loss, r.Crypto)
+	fmt.Fprintf(t, "virtual time\t%.1f s\n", r.VirtualSeconds)
+	fmt.Fprintf(t, "real time\t%.1f s, %d events\n", r.RealSeconds, r.Events)
+	fmt.Fprintf(t, "trace\t%s\n", r.Trace)
+	for _, f := range r.Figures {
+		fmt.Fprintf(t, "%s\t%s %s\n", f.Name, number(f.Value), f.Unit)
+	}
+	if r.Failed() {
+		fmt.Fprintf(t, "BROKEN\t%s\n", strings.Join(r.Failures, "\n\t"))
+		fmt.Fprintf(t, "again\t%s\n", r.Command())
+	} else {
+		fmt.Fprintf(t, "invariants\tkept\n")
+	}
+	return t.Flush()
+}
+
+func number(v float64) string {
+	switch {
+	case v == math.Trunc(v) && math.Abs(v) < 1e15:
+		return fmt.Sprintf("%.0f", v)
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// Scenario is something to be simulated.
+type Scenario struct {
+	Name  string
+	Help  string
+	Nodes int // when Options say nothing
+	Rings int
+	Loss  float64
+	run   func(*run)
+}
+
+// Scenarios are all there are, by name.
+func Scenarios() []Scenario {
+	list := []Scenario{
+		{Name: "ring", Help: "a grown ring: hops, joins, idle traffic, memory", Nodes: 16, run: (*run).ring},
+		{Name: "singletons", Help: "kits powered up within one second become one ring", Nodes: 16, run: (*run).singletons},
+		{Name: "merge", Help: "rings that grew apart meet", Nodes: 64, Rings: 2, run: (*run).merge},
+		{Name: "churn", Help: "kits die and new ones come, median session 1.4 minutes", Nodes: 1000, run: (*run).churn},
+		{Name: "loss", Help: "kits powered up within one second where a fifth of all packets is lost", Nodes: 16, Loss: 0.2, run: (*run).singletons},
+		{Name: "deaths", Help: "three kits of ten die at once", Nodes: 64, run: (*run).deaths},
+		{Name: "split", Help: "a ring is split, both sides write, they meet again", Nodes: 32, run: (*run).split},
+		{Name: "mix", Help: "random starts, deaths, restarts, splits, merges and writes; what soak runs", Nodes: 12, run: (*run).mix},
+	}
+	slices.SortFunc(list, func(a, b Scenario) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// run is one scenario under way.
+type run struct {
+	*World
+	o      Options
+	report Report
+}
+
+// Run runs a scenario. The error is one of options; broken rules are in the report.
+func Run(name string, o Options) (*Report, error) {
+	all := Scenarios()
+	i := slices.IndexFunc(all, func(s Scenario) bool { return s.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("scenario %q: there is none of that name", name)
+	}
+	s := all[i]
+	if o.Nodes == 0 {
+		o.Nodes = s.Nodes
+	}
+	if o.Rings == 0 {
+		o.Rings = s.Rings
+	}
+	net := Field
+	net.Loss = s.Loss
+	if o.Net != nil {
+		net = *o.Net
+	}
+	switch {
+	case o.Nodes < 1 || o.Nodes > MaxNodes:
+		return nil, fmt.Errorf("scenario %s: %d nodes, want 1 to %d", name, o.Nodes, MaxNodes)
+	case o.Rings > o.Nodes*o.Rings || o.Rings < 0 || o.Rings*o.Nodes > MaxNodes:
+		return nil, fmt.Errorf("scenario %s: %d rings of %d nodes, together at most %d", name, o.Rings, o.Nodes, MaxNodes)
+	case net.Loss < 0 || net.Loss >= 1 || net.Delay < 0 || net.Jitter < 0:
+		return nil, fmt.Errorf("scenario %s: network %+v", name, net)
+	case o.Real && o.Nodes*max(o.Rings, 1) > maxRealNodes:
+		return nil, fmt.Errorf("scenario %s: at most %d nodes with real signatures", name, maxRealNodes)
+	}
+	total := o.Nodes * max(o.Rings, 1)
+	cfg := Config{Seed: o.Seed, Net: net, Real: o.Real, Kits: total}
+	if total > lanKits {
+		cfg.Known = knownKits
+	}
+	w, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	x := &run{World: w, o: o, report: Report{Scenario: name, Nodes: o.Nodes, Rings: o.Rings, Seed: o.Seed, Net: net, Crypto: "fast"}}
+	if o.Real {
+		x.report.Crypto = "real"
+	}
+	begun := time.Now()
+	s.run(x)
+	x.report.RealSeconds = time.Since(begun).Seconds()
+	x.bounded()
+	x.report.VirtualSeconds = w.Now().Seconds()
+	x.report.Events, x.report.Counts, x.report.Failures = w.Events(), w.count, w.failures
+	x.report.Trace = fmt.Sprintf("%016x", w.Trace())
+	return &x.report, nil
+}
+
+// Limits of what is simulated.
+const (
+	MaxNodes     = 20_000
+	maxRealNodes = 64
+	lanKits      = 64 // up to so many see each other by mDNS; of more each sees a few
+	knownKits    = 4
+)
+
+func (x *run) figure(name string, v float64, unit string) {
+	x.report.Figures = append(x.report.Figures, Figure{name, v, unit})
+}
+
+// powerUp starts n new kits within d, spread evenly or, for a short d, at random moments.
+func (x *run) powerUp(n int, d time.Duration, island int) []*Kit {
+	kits := make([]*Kit, 0, n)
+	for i := range n {
+		k, err := x.add()
+		if err != nil {
+			x.fail("%v", err)
+			return kits
+		}
+		k.island = island
+		kits = append(kits, k)
+		at := x.spread(d)
+		if d > time.Second {
+			at = d*time.Duration(i)/time.Duration(n) + x.spread(d/time.Duration(n))
+		}
+		x.k.after(at, func() {
+			if err := k.start(); err != nil {
+				x.fail("%v", err)
+			}
+		})
+	}
+	x.Run(d)
+	return kits
+}
+
+// grow makes a ring of n kits, one after the other, and waits until it is right.
+func (x *run) grow(n, island int) []*Kit {
+	kits := x.powerUp(n, max(time.Duration(n)*growEach, time.Second), island)
+	x.converge("growth", kits, convergeWithin)
+	return kits
+}
+
+const (
+	growEach       = 25 * time.Millisecond // 40 newcomers a second
+	convergeWithin = 15 * time.Minute
+	pollEvery      = 100 * time.Millisecond
+	quiet          = 90 * time.Second // hand-over, replication, and a second try of either
+)
+
+// converge waits until the kits are one right ring and returns how long that took.
+func (x *run) converge(what string, kits []*Kit, limit time.Duration) (time.Duration, *ring) {
+	r := newRing(kits)
+	poll := pollEvery
+	if len(kits) > 2000 {
+		poll = time.Second
+	}
+	d, ok := x.RunUntil(poll, limit, func() bool { return r.check() == nil })
+	if !ok {
+		x.fail("%s: no right ring of %d after %v: %d kits are wrong, one of them: %v", what, len(kits), limit, r.wrong(), r.check())
+	}
+	return d, r
+}
+
+// write gives each kit registrations, and waits until they are stored.
+func (x *run) write(kits []*Kit, each int) {
+	for _, k := range kits {
+		for range each {
+			k.register(handset(len(x.records)))
+		}
+	}
+	if _, ok := x.RunUntil(time.Second, 5*time.Minute, func() bool {
+		return !slices.ContainsFunc(x.records, func(r *record) bool { return r.kit.alive && r.written == 0 })
+	}); !ok {
+		x.fail("registrations not stored within five minutes")
+	}
+}
+
+// readable are the records that can be read now.
+func (x *run) readable(kits []*Kit, records []*record) []*record {
+	_, not := x.unreadable(kits, records)
+	return slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return slices.Contains(not, r) })
+}
+
+// mustRead is the rule that no key readable before is unreadable after. What is asked for in the midst of a change
+// may go astray, so what was not found is asked for once more.
+func (x *run) mustRead(what string, kits []*Kit, records []*record) (lost int) {
+	_, not := x.unreadable(kits, records)
+	lost, not = x.unreadable(kits, not)
+	for _, r := range not {
+		x.fail("%s: %s of kit %d (%s) was readable and is not any more", what, r.aor, r.kit.n, x.condition(r))
+	}
+	return lost
+}
+
+func (x *run) condition(r *record) string {
+	if r.kit.alive {
+		return "which lives"
+	}
+	return "which died"
+}
+
+// mustHold is the rule that every key is at its owner and both replicas.
+func (x *run) mustHold(what string, r *ring, records []*record) {
+	missing := x.checkCopies(r, records)
+	if missing > 0 {
+		x.Run(quiet)
+		missing = x.checkCopies(r, records)
+	}
+	if missing > 0 {
+		x.fail("%s: %d of %d copies are missing", what, missing, 3*len(records))
+	}
+}
+
+// bounded is the rule that nothing grows without bound.
+func (x *run) bounded() {
+	for _, k := range x.living() {
+		s := k.peer.Snapshot()
+		if len(s.Links) > maxLinks || s.Transactions > maxTransactions || len(k.ends) > maxLinks+acceptedPerKit {
+			x.fail("kit %d: %d links, %d link ends, %d transactions", k.n, len(s.Links), len(k.ends), s.Transactions)
+		}
+		if s.Stored.Bytes > maxStored {
+			x.fail("kit %d: stores %d bytes", k.n, s.Stored.Bytes)
+		}
+	}
+	if x.count.QueuePeak > queueMessages {
+		x.fail("a link's queue held %d messages", x.count.QueuePeak)
+	}
+}
+
+// Limits that a peer promises to keep.
+const (
+	maxLinks        = 64
+	maxTransactions = 512
+	maxStored       = 8 << 20
+)
+
+// heap is what is allocated and in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// quantile is of sorted values.
+func quantile[T any](sorted []T, q float64) (v T) {
+	if len(sorted) == 0 {
+		return v
+	}
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
