@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -21,6 +22,7 @@ const (
 	MaxCertificate = 2048 // bytes of DER; an RSA-4096 certificate under an RSA-4096 root has about 1,500
 	MaxChain       = 3    // handset, kit, and the root, which some TLS stacks send too
 	MaxBucket      = 64   // certificates in one message
+	MaxNodeIDs     = 16   // Node-IDs in one certificate
 	minRSABits     = 2048
 	maxRSABits     = 4096
 	maxRSAExponent = 65537
@@ -28,10 +30,11 @@ const (
 
 // Peer is somebody whose certificate chain was verified. It is shared between goroutines: read only.
 type Peer struct {
-	NodeID wire.NodeID
-	User   string            // rfc822Name: an AOR, or the kit's own name (KitUser)
-	Leaf   *x509.Certificate // what it signs with
-	Hash   [sha256.Size]byte // SHA-256 over the leaf's DER
+	NodeID  wire.NodeID       // the one that signed; behind a (D)TLS handshake, which names none, the first
+	NodeIDs []wire.NodeID     // all in the certificate, at least one
+	User    string            // rfc822Name: an AOR, or the kit's own name (KitUser)
+	Leaf    *x509.Certificate // what it signs with
+	Hash    [sha256.Size]byte // SHA-256 over the leaf's DER
 }
 
 // certificate is one parsed certificate that keeps RFC 6940 §11.3's rules on its contents. Who signed it is not
@@ -45,7 +48,8 @@ func (c *certificate) leaf() *x509.Certificate { return c.peer.Leaf }
 
 var emptySubject = []byte{0x30, 0x00}
 
-// parseCertificate checks everything about a certificate that it can say about itself.
+// parseCertificate checks everything about a certificate that it can say about itself. Whether its Node-IDs are its
+// own depends on who issued it: policy.prove.
 func parseCertificate(der []byte, overlay string, idLen int) (*certificate, error) {
 	if len(der) > MaxCertificate {
 		return nil, fmt.Errorf("certificate of %d bytes: more than %d", len(der), MaxCertificate)
@@ -72,29 +76,45 @@ func parseCertificate(der []byte, overlay string, idLen int) (*certificate, erro
 	if err := checkUsage(x); err != nil {
 		return nil, err
 	}
-	uri, user, err := altNames(x)
+	uris, user, err := altNames(x)
 	if err != nil {
 		return nil, err
 	}
-	id, name, err := parseReloadURI(uri)
-	if err != nil {
-		return nil, err
-	}
-	if name != overlay {
-		return nil, fmt.Errorf("certificate for overlay %q: want %q", name, overlay)
+	peer := Peer{User: user, Leaf: x, Hash: sha256.Sum256(der)}
+	for _, uri := range uris {
+		id, name, err := parseReloadURI(uri)
+		switch {
+		case err != nil:
+			return nil, err
+		case name != overlay:
+			return nil, fmt.Errorf("certificate for overlay %q: want %q", name, overlay)
+		case id.Len() != idLen || id.IsInvalid() || id.IsWildcard():
+			return nil, fmt.Errorf("certificate Node-ID %v: not one of %d bytes", id, idLen)
+		case slices.Contains(peer.NodeIDs, id):
+			return nil, fmt.Errorf("certificate Node-ID %v: twice", id)
+		}
+		peer.NodeIDs = append(peer.NodeIDs, id)
 	}
 	if err := ValidateUser(user); err != nil {
 		return nil, err
 	}
-	// "nodes MUST check that the Node-ID and public keys match. This prevents Node-ID theft." (RFC 6940 §11.3.1)
-	want, err := nodeIDOf(x.RawSubjectPublicKeyInfo, idLen)
+	peer.NodeID = peer.NodeIDs[0]
+	return &certificate{peer: peer, kit: x.IsCA}, nil
+}
+
+// keyBound is RFC 6940 §11.3.1: "When accepting a self-signed certificate, nodes MUST check that the Node-ID and
+// public keys match. This prevents Node-ID theft."
+func (c *certificate) keyBound(digest string) error {
+	want, err := keyNodeIDs(c.leaf().RawSubjectPublicKeyInfo, digest, len(c.peer.NodeIDs), c.peer.NodeID.Len())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if id != want {
-		return nil, fmt.Errorf("certificate Node-ID %v: its key has %v", id, want)
+	for _, id := range c.peer.NodeIDs {
+		if !slices.Contains(want, id) {
+			return fmt.Errorf("certificate Node-ID %v: its key has %v", id, want)
+		}
 	}
-	return &certificate{peer: Peer{NodeID: id, User: user, Leaf: x, Hash: sha256.Sum256(der)}, kit: x.IsCA}, nil
+	return nil
 }
 
 func checkKey(pub any) error {
@@ -142,7 +162,7 @@ func checkUsage(x *x509.Certificate) error {
 // altNames reads the subjectAltName byte by byte, because crypto/x509 passes silently over name types it does not
 // know: "The SubjectAltName field in the certificate MUST NOT contain any identities other than those listed
 // above." (RFC 6940 §11.3)
-func altNames(x *x509.Certificate) (uri, user string, err error) {
+func altNames(x *x509.Certificate) (uris []string, user string, err error) {
 	const (
 		rfc822Name = cbasn1.Tag(1) | 0x80 // context-specific, primitive (RFC 5280 §4.2.1.6)
 		uriName    = cbasn1.Tag(6) | 0x80
@@ -153,36 +173,36 @@ func altNames(x *x509.Certificate) (uri, user string, err error) {
 			continue
 		}
 		if found { // RFC 5280 §4.2
-			return "", "", errors.New("certificate: two subjectAltName extensions")
+			return nil, "", errors.New("certificate: two subjectAltName extensions")
 		}
 		found = true
 		if !e.Critical { // RFC 5280 §4.2.1.6, the subject being empty
-			return "", "", errors.New("certificate subjectAltName: not critical")
+			return nil, "", errors.New("certificate subjectAltName: not critical")
 		}
 		in, names := cryptobyte.String(e.Value), cryptobyte.String(nil)
 		if !in.ReadASN1(&names, cbasn1.SEQUENCE) || !in.Empty() {
-			return "", "", errors.New("certificate subjectAltName: malformed")
+			return nil, "", errors.New("certificate subjectAltName: malformed")
 		}
 		for !names.Empty() {
 			var value cryptobyte.String
 			var tag cbasn1.Tag
 			if !names.ReadAnyASN1(&value, &tag) {
-				return "", "", errors.New("certificate subjectAltName: malformed")
+				return nil, "", errors.New("certificate subjectAltName: malformed")
 			}
 			switch {
-			case tag == uriName && uri == "" && len(value) > 0:
-				uri = string(value)
+			case tag == uriName && len(uris) < MaxNodeIDs && len(value) > 0:
+				uris = append(uris, string(value))
 			case tag == rfc822Name && user == "" && len(value) > 0:
 				user = string(value)
 			default:
-				return "", "", fmt.Errorf("certificate subjectAltName: identity of type %d besides one reload URI and one rfc822Name", tag&0x1f)
+				return nil, "", fmt.Errorf("certificate subjectAltName: identity of type %d besides 1 to %d reload URIs and one rfc822Name", tag&0x1f, MaxNodeIDs)
 			}
 		}
 	}
-	if uri == "" || user == "" {
-		return "", "", errors.New("certificate subjectAltName: no reload URI or no rfc822Name")
+	if len(uris) == 0 || user == "" {
+		return nil, "", errors.New("certificate subjectAltName: no reload URI or no rfc822Name")
 	}
-	return uri, user, nil
+	return uris, user, nil
 }
 
 // checkRoot is what a trust anchor must be.

@@ -68,14 +68,14 @@ func (t *Trust) VerifyBlob(blob, security []byte, signers []wire.NodeID, now tim
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(signers, k.peer.NodeID) {
-		return fmt.Errorf("%w: signer %v is not entitled", ErrUntrusted, k.peer.NodeID)
+	if !slices.Contains(signers, k.NodeID) {
+		return fmt.Errorf("%w: signer %v is not entitled", ErrUntrusted, k.NodeID)
 	}
 	d, err := documentDigest(blob, &s.Signature.Identity)
 	if err != nil {
 		return err
 	}
-	return check(k.leaf().PublicKey, &s.Signature, d)
+	return check(k.Leaf.PublicKey, &s.Signature, d)
 }
 
 // SignBlob makes the SecurityBlock over a configuration or kind element.

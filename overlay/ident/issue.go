@@ -2,6 +2,7 @@ package ident
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -123,17 +124,61 @@ func (a *Authority) NewIdentity() (*Identity, error) {
 }
 
 // Issue makes the kit certificate of key: an intermediate that may issue end certificates only (pathLen 0), and
-// by Trust's rules only for its own key. Its user name is the Node-ID at the overlay.
+// by Trust's rules only for its own key. Its Node-ID is that of the key, its user name the Node-ID at the overlay.
 func (a *Authority) Issue(key *ecdsa.PrivateKey) (*Identity, error) {
-	id, spki, err := nodeIDOfKey(key, a.length)
+	id, _, err := nodeIDOfKey(key, a.length)
 	if err != nil {
 		return nil, err
 	}
-	der, err := issue(id, KitUser(id, a.overlay), a.overlay, true, a.cert, spki, key.Public(), a.key)
+	c, err := issue(grant{ids: []wire.NodeID{id}, user: KitUser(id, a.overlay), overlay: a.overlay, kit: true, parent: a.cert, pub: key.Public(), key: a.key})
 	if err != nil {
 		return nil, fmt.Errorf("kit certificate: %w", err)
 	}
-	return newIdentity(key, der, a.overlay, a.length)
+	return newIdentity(key, &known{certificate: *c, root: a.cert}, a.overlay)
+}
+
+// Certify makes a certificate for somebody else's key, as an enrolment server does (RFC 6940 §11.3): with the Node-IDs
+// that were assigned to it, which need not be those of the key, and a user name. A kit's may issue certificates for the
+// kit's own key. Who believes it follows a document with an enrollment-server.
+func (a *Authority) Certify(pub crypto.PublicKey, ids []wire.NodeID, user string, kit bool) ([]byte, error) {
+	if len(ids) == 0 {
+		return nil, errors.New("certificate without a Node-ID")
+	}
+	c, err := issue(grant{ids: ids, user: user, overlay: a.overlay, kit: kit, parent: a.cert, pub: pub, key: a.key})
+	if err != nil {
+		return nil, err
+	}
+	return c.leaf().Raw, nil
+}
+
+// Overlay is the name of the authority's overlay.
+func (a *Authority) Overlay() string { return a.overlay }
+
+// NodeIDLength is the length of its Node-IDs in bytes.
+func (a *Authority) NodeIDLength() int { return a.length }
+
+// SelfSigned makes an identity with a certificate of its own, for an overlay that permits them (RFC 6940 §11.3.1), with
+// count Node-IDs. user "" is the kit's own name, KitUser of its first Node-ID.
+func SelfSigned(d *Document, key *ecdsa.PrivateKey, user string, count int) (*Identity, error) {
+	if !d.SelfSigned {
+		return nil, fmt.Errorf("%w: self-signed certificates are not permitted in overlay %q", ErrUntrusted, d.InstanceName)
+	}
+	_, spki, err := nodeIDOfKey(key, d.NodeIDLength)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := keyNodeIDs(spki, d.Rest.Digest, count, d.NodeIDLength)
+	if err != nil {
+		return nil, err
+	}
+	if user == "" {
+		user = KitUser(ids[0], d.InstanceName)
+	}
+	c, err := issue(grant{ids: ids, user: user, overlay: d.InstanceName, pub: key.Public(), key: key})
+	if err != nil {
+		return nil, fmt.Errorf("self-signed certificate: %w", err)
+	}
+	return newIdentity(key, &known{certificate: *c}, d.InstanceName)
 }
 
 // KitUser is the user name of a kit itself.
@@ -141,17 +186,18 @@ func KitUser(id wire.NodeID, overlay string) string { return id.String() + "@" +
 
 // Signer is the mission's own voice, the configuration-signer and kind-signer of its documents: an end
 // certificate for the root's key. Its Node-ID is that of the root key, so whoever holds the mission file can sign.
-func (a *Authority) Signer() (*Signer, error) {
-	id, spki, err := nodeIDOfKey(a.key, a.length)
-	if err != nil {
-		return nil, err
-	}
-	user := "mission@" + a.overlay
-	der, err := issue(id, user, a.overlay, false, a.cert, spki, a.key.Public(), a.key)
+func (a *Authority) Signer() (*Signer, error) { return a.signer(a.cert) }
+
+// SelfSigner is the same for an overlay of self-signed certificates with SHA-256, whose documents have no root-cert: the
+// certificate is the key's own.
+func (a *Authority) SelfSigner() (*Signer, error) { return a.signer(nil) }
+
+func (a *Authority) signer(parent *x509.Certificate) (*Signer, error) {
+	c, err := issue(grant{ids: []wire.NodeID{a.SignerNodeID()}, user: "mission@" + a.overlay, overlay: a.overlay, parent: parent, pub: a.key.Public(), key: a.key})
 	if err != nil {
 		return nil, fmt.Errorf("mission signer's certificate: %w", err)
 	}
-	return newSigner(a.key, id, user, der), nil
+	return newSigner(a.key, c), nil
 }
 
 // SignerNodeID is the Node-ID that Signer signs with.
@@ -163,17 +209,24 @@ func (a *Authority) SignerNodeID() wire.NodeID {
 	return id
 }
 
+// grant is what goes into a certificate.
+type grant struct {
+	ids     []wire.NodeID
+	user    string
+	overlay string
+	kit     bool              // may issue for its own key
+	parent  *x509.Certificate // nil: self-signed
+	pub     crypto.PublicKey
+	key     *ecdsa.PrivateKey // the issuer's
+}
+
 // issue makes a certificate as RFC 6940 §11.3 describes it: empty subject, and in the subjectAltName (critical,
-// because the subject is empty, RFC 5280 §4.2.1.6) one reload URI and one rfc822Name and nothing else. RFC 5280
-// §4.1.2.6 wants a CA's subject filled; RFC 6940's rule goes first here, and Trust, the only reader, finds the kit
-// by its key and not by its name.
-func issue(id wire.NodeID, user, overlay string, ca bool, parent *x509.Certificate, spki []byte, pub any, key *ecdsa.PrivateKey) ([]byte, error) {
-	if err := ValidateUser(user); err != nil {
+// because the subject is empty, RFC 5280 §4.2.1.6) a reload URI for each Node-ID and one rfc822Name and nothing else.
+// RFC 5280 §4.1.2.6 wants a CA's subject filled; RFC 6940's rule goes first here, and Trust, the only reader, finds the
+// kit by its key and not by its name.
+func issue(g grant) (*certificate, error) {
+	if err := ValidateUser(g.user); err != nil {
 		return nil, err
-	}
-	uri, err := url.Parse(ReloadURI(id, overlay))
-	if err != nil {
-		return nil, fmt.Errorf("reload URI: %w", err)
 	}
 	serial, err := newSerial()
 	if err != nil {
@@ -184,27 +237,30 @@ func issue(id wire.NodeID, user, overlay string, ca bool, parent *x509.Certifica
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		URIs:                  []*url.URL{uri},
-		EmailAddresses:        []string{user},
+		EmailAddresses:        []string{g.user},
 		BasicConstraintsValid: true,
 	}
-	if ca {
+	for _, id := range g.ids {
+		uri, err := url.Parse(ReloadURI(id, g.overlay))
+		if err != nil {
+			return nil, fmt.Errorf("reload URI: %w", err)
+		}
+		tmpl.URIs = append(tmpl.URIs, uri)
+	}
+	if g.kit {
 		tmpl.KeyUsage |= x509.KeyUsageCertSign
 		tmpl.IsCA, tmpl.MaxPathLenZero = true, true
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, key)
+	parent := g.parent
+	if parent == nil {
+		parent = tmpl
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, g.pub, g.key)
 	if err != nil {
 		return nil, err
 	}
 	// The one reader that matters is Trust: what it would refuse must not be issued.
-	c, err := parseCertificate(der, overlay, id.Len())
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(c.leaf().RawSubjectPublicKeyInfo, spki) {
-		return nil, errors.New("issued certificate is for another key")
-	}
-	return der, nil
+	return parseCertificate(der, g.overlay, g.ids[0].Len())
 }
 
 func newSerial() (*big.Int, error) {

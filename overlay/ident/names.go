@@ -1,7 +1,10 @@
 package ident
 
 import (
+	"crypto/rand"
+	"crypto/sha1" // RFC 6940 §11.1 lets a document ask for it: "Implementations MUST support both of these algorithms"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -14,11 +17,61 @@ import (
 const MaxUser = 318
 
 // nodeIDOf is the Node-ID of a key: the high-order bytes of SHA-256 over the DER SubjectPublicKeyInfo, as
-// RFC 6940 §11.3.1 computes it for self-generated credentials. Missions use it under their root too: whoever
-// verifies a certificate recomputes it, so that no certificate can claim the Node-ID of another key.
+// RFC 6940 §11.3.1 computes it for self-generated credentials. Missions use it under their root too, unless they
+// have an enrolment server, so that no certificate can claim the Node-ID of another key (docs/adr/0006).
 func nodeIDOf(spki []byte, n int) (wire.NodeID, error) {
-	h := sha256.Sum256(spki)
-	return wire.NodeIDFrom(h[:min(n, len(h))])
+	ids, err := keyNodeIDs(spki, config.SHA256, 1, n)
+	if err != nil {
+		return wire.NodeID{}, err
+	}
+	return ids[0], nil
+}
+
+// keyNodeIDs are the count Node-IDs of length bytes that belong to a key (RFC 6940 §11.3.1): "the Node-ID MUST be
+// computed by applying the digest specified in the self-signed-permitted element to the DER representation of the
+// user's public key … and taking the high-order bits. For self-signed certificates containing multiple Node-IDs, the
+// index of the Node-ID (from 1 to the number of Node-IDs needed) must be prepended as a 4-byte big-endian integer".
+func keyNodeIDs(spki []byte, digest string, count, length int) ([]wire.NodeID, error) {
+	if count < 1 || count > MaxNodeIDs {
+		return nil, fmt.Errorf("%d Node-IDs of one key: want 1 to %d", count, MaxNodeIDs)
+	}
+	ids := make([]wire.NodeID, count)
+	for i := range ids {
+		var in []byte
+		if count > 1 {
+			in = binary.BigEndian.AppendUint32(nil, uint32(i+1))
+		}
+		in = append(in, spki...)
+		var out []byte
+		switch digest {
+		case config.SHA1:
+			h := sha1.Sum(in)
+			out = h[:]
+		case config.SHA256:
+			h := sha256.Sum256(in)
+			out = h[:]
+		default:
+			return nil, fmt.Errorf("digest %q of self-signed certificates: want sha1 or sha256", digest)
+		}
+		var err error
+		if ids[i], err = wire.NodeIDFrom(out[:min(length, len(out))]); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// RandomNodeID draws a Node-ID of n bytes: what an enrolment server assigns "MUST be cryptographically random"
+// (RFC 6940 §11.3).
+func RandomNodeID(n int) (wire.NodeID, error) {
+	b := make([]byte, n)
+	for {
+		_, _ = rand.Read(b) // it never fails: the runtime ends the program first
+		id, err := wire.NodeIDFrom(b)
+		if err != nil || !id.IsInvalid() && !id.IsWildcard() {
+			return id, err
+		}
+	}
 }
 
 // ReloadURI is how a certificate names a node (RFC 6940 §11.3, §14.15): a Destination List with the one

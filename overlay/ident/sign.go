@@ -7,7 +7,9 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,10 +123,10 @@ func (t *Trust) VerifyMessage(m *wire.Message, now time.Time) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := check(k.leaf().PublicKey, &m.Security.Signature, d); err != nil {
-		return nil, fmt.Errorf("message from %v: %w", k.peer.NodeID, err)
+	if err := check(k.Leaf.PublicKey, &m.Security.Signature, d); err != nil {
+		return nil, fmt.Errorf("message from %v: %w", k.NodeID, err)
 	}
-	return &k.peer, nil
+	return k, nil
 }
 
 // SignStored fills v.Signature, for a value of that Kind at that Resource-ID. v.Value.Model must be set.
@@ -148,17 +150,17 @@ func (t *Trust) VerifyStored(res wire.ResourceID, kind wire.KindID, v *wire.Stor
 	if err != nil {
 		return nil, err
 	}
-	if err := check(k.leaf().PublicKey, &v.Signature, d); err != nil {
-		return nil, fmt.Errorf("stored value of %q: %w", k.peer.User, err)
+	if err := check(k.Leaf.PublicKey, &v.Signature, d); err != nil {
+		return nil, fmt.Errorf("stored value of %q: %w", k.User, err)
 	}
-	return &k.peer, nil
+	return k, nil
 }
 
 // Chain picks from a bucket the certificates that verify what sig signed, leaf first: what a storing peer must
 // keep as long as the data ("a peer storing data is obligated to retain certificates for the data that it
 // holds", RFC 6940 §6.3.4). It verifies nothing; call it after VerifyStored.
 func Chain(sig *wire.Signature, bucket []wire.Certificate) []wire.Certificate {
-	leaf, ok := find(&sig.Identity, bucket)
+	leaf, _, ok := find(&sig.Identity, bucket)
 	if !ok {
 		return nil
 	}
@@ -172,12 +174,12 @@ func Chain(sig *wire.Signature, bucket []wire.Certificate) []wire.Certificate {
 	return chain
 }
 
-// signer finds the certificate that a signature names and verifies it.
-func (t *Trust) signer(sig *wire.Signature, bucket []wire.Certificate, now time.Time) (*known, error) {
+// signer finds the certificate that a signature names and verifies it. The peer's NodeID is the one that signed.
+func (t *Trust) signer(sig *wire.Signature, bucket []wire.Certificate, now time.Time) (*Peer, error) {
 	if len(bucket) > MaxBucket {
 		return nil, fmt.Errorf("%w: %d certificates, more than %d", ErrUntrusted, len(bucket), MaxBucket)
 	}
-	leaf, ok := find(&sig.Identity, bucket)
+	leaf, node, ok := find(&sig.Identity, bucket)
 	if !ok {
 		return nil, fmt.Errorf("%w: the signer's certificate is not there", ErrSignature)
 	}
@@ -189,21 +191,80 @@ func (t *Trust) signer(sig *wire.Signature, bucket []wire.Certificate, now time.
 			n++
 		}
 	}
-	return t.p.Load().verify(leaf.Data, [sha256.Size]byte(sig.Identity.Hash), others[:n], now)
+	hash := [sha256.Size]byte(sig.Identity.Hash)
+	if sig.Identity.Type != wire.IdentityCertHash {
+		hash = sha256.Sum256(leaf.Data)
+	}
+	k, err := t.p.Load().verify(leaf.Data, hash, others[:n], now)
+	if err != nil {
+		return nil, err
+	}
+	// "There are two permitted identity formats, one for a certificate with only one Node-ID and one for a certificate
+	// with multiple Node-IDs."
+	several := len(k.peer.NodeIDs) > 1
+	switch {
+	case several != (sig.Identity.Type == wire.IdentityCertHashNodeID):
+		return nil, fmt.Errorf("%w: identity of type %d for a certificate with %d Node-IDs", ErrSignature, sig.Identity.Type, len(k.peer.NodeIDs))
+	case !several:
+		return &k.peer, nil
+	case !slices.Contains(k.peer.NodeIDs, node):
+		return nil, fmt.Errorf("%w: Node-ID %v is not in the certificate", ErrSignature, node)
+	}
+	p := k.peer
+	p.NodeID = node
+	return &p, nil
 }
 
-// find is the certificate that an identity names: cert_hash with SHA-256, which is what a certificate with one
-// Node-ID MUST use (RFC 6940 §6.3.4).
-func find(id *wire.SignerIdentity, bucket []wire.Certificate) (wire.Certificate, bool) {
-	if id.Type != wire.IdentityCertHash || id.HashAlg != wire.HashSHA256 || len(id.Hash) != sha256.Size {
-		return wire.Certificate{}, false
+// find is the certificate that an identity names, with SHA-256: cert_hash, or cert_hash_node_id, which names the
+// Node-ID as well (RFC 6940 §6.3.4). Nothing of the certificate is believed for that.
+func find(id *wire.SignerIdentity, bucket []wire.Certificate) (c wire.Certificate, node wire.NodeID, ok bool) {
+	if id.HashAlg != wire.HashSHA256 || len(id.Hash) != sha256.Size {
+		return c, node, false
 	}
+	want := [sha256.Size]byte(id.Hash)
 	for _, c := range bucket {
-		if c.Type == wire.CertificateX509 && len(c.Data) <= MaxCertificate && sha256.Sum256(c.Data) == [sha256.Size]byte(id.Hash) {
-			return c, true
+		if c.Type != wire.CertificateX509 || len(c.Data) > MaxCertificate {
+			continue
+		}
+		switch id.Type {
+		case wire.IdentityCertHash:
+			if sha256.Sum256(c.Data) == want {
+				return c, node, true
+			}
+		case wire.IdentityCertHashNodeID:
+			for _, node := range claimed(c.Data) {
+				if nodeIDHash(node, c.Data) == want {
+					return c, node, true
+				}
+			}
 		}
 	}
-	return wire.Certificate{}, false
+	return c, node, false
+}
+
+// claimed are the Node-IDs in the reload URIs of a certificate. They are looked for among its bytes: to parse every
+// certificate of a bucket costs more than to hash it, and what is found here has to pass verify anyway.
+func claimed(der []byte) (ids []wire.NodeID) {
+	const scheme = "://" // of which there is one in a reload URI, however its letters are written
+	for len(ids) < MaxNodeIDs {
+		i := bytes.Index(der, []byte(scheme))
+		if i < 0 {
+			return ids
+		}
+		der = der[i+len(scheme):]
+		at := bytes.IndexByte(der[:min(len(der), 2*(2+wire.MaxNodeIDLen)+1)], '@')
+		if at < 4 {
+			continue
+		}
+		b, err := hex.DecodeString(string(der[4:at])) // behind type and length
+		if err != nil {
+			continue
+		}
+		if id, err := wire.NodeIDFrom(b); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // check verifies one signature. The key's type decides; the algorithm octets must agree with it.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/wire"
 )
 
@@ -39,6 +40,8 @@ type policy struct {
 	overlay string
 	length  int
 	roots   []*x509.Certificate
+	digest  string // of self-signed certificates, "" where they are not permitted
+	enrols  bool   // the roots assign Node-IDs at an enrolment server
 	revoked map[wire.NodeID]struct{}
 	known   *cache[[sha256.Size]byte, *known]
 }
@@ -54,39 +57,45 @@ type known struct {
 // except revoked ones.
 func NewTrust(overlay string, length int, roots []*x509.Certificate, revoked []wire.NodeID) (*Trust, error) {
 	t := new(Trust)
-	if err := t.set(overlay, length, roots, revoked); err != nil {
+	if err := t.set(&policy{overlay: overlay, length: length, roots: roots}, revoked); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Trust) set(overlay string, length int, roots []*x509.Certificate, revoked []wire.NodeID) error {
-	if err := ValidateOverlayName(overlay); err != nil {
+func (t *Trust) set(p *policy, revoked []wire.NodeID) error {
+	if err := ValidateOverlayName(p.overlay); err != nil {
 		return err
 	}
-	if err := validateLength(length); err != nil {
+	if err := validateLength(p.length); err != nil {
 		return err
 	}
-	if len(roots) == 0 {
+	if len(p.roots) == 0 && p.digest == "" {
 		return errors.New("trust without a root certificate")
 	}
-	for _, r := range roots {
+	for _, r := range p.roots {
 		if err := checkRoot(r); err != nil {
 			return err
 		}
 	}
-	p := &policy{overlay: overlay, length: length, roots: slices.Clone(roots), revoked: make(map[wire.NodeID]struct{}, len(revoked))}
+	p.roots = slices.Clone(p.roots)
+	p.revoked = make(map[wire.NodeID]struct{}, len(revoked))
 	for _, id := range revoked {
 		p.revoked[id] = struct{}{}
 	}
-	old := t.p.Load()
-	if old != nil && old.overlay == overlay && old.length == length && slices.EqualFunc(old.roots, roots, (*x509.Certificate).Equal) {
+	if old := t.p.Load(); old != nil && old.sameRules(p) {
 		p.known = old.known
 	} else {
 		p.known = newCache[[sha256.Size]byte, *known](maxPeers)
 	}
 	t.p.Store(p)
 	return nil
+}
+
+// sameRules tells that what was proved under p is proved under o.
+func (p *policy) sameRules(o *policy) bool {
+	return p.overlay == o.overlay && p.length == o.length && p.digest == o.digest && p.enrols == o.enrols &&
+		slices.EqualFunc(p.roots, o.roots, (*x509.Certificate).Equal)
 }
 
 // TrustFor believes whom a document says.
@@ -98,13 +107,17 @@ func TrustFor(d *Document) (*Trust, error) {
 	return t, nil
 }
 
-// Update takes over the roots and bad nodes of a new document of the same overlay. What was verified under
-// unchanged roots stays known; revocation takes effect at once.
+// Update takes over the roots, the rules for Node-IDs and the bad nodes of a new document of the same overlay. What was
+// verified under unchanged rules stays known; revocation takes effect at once.
 func (t *Trust) Update(d *Document) error {
 	if p := t.p.Load(); p != nil && (p.overlay != d.InstanceName || p.length != d.NodeIDLength) {
 		return fmt.Errorf("document of overlay %q: want %q", d.InstanceName, p.overlay)
 	}
-	return t.set(d.InstanceName, d.NodeIDLength, d.RootCerts, d.BadNodes)
+	p := &policy{overlay: d.InstanceName, length: d.NodeIDLength, roots: d.RootCerts, enrols: len(d.Rest.EnrollmentServers) > 0}
+	if d.SelfSigned {
+		p.digest = d.Rest.Digest
+	}
+	return t.set(p, d.BadNodes)
 }
 
 // Overlay is the overlay name.
@@ -123,8 +136,8 @@ func (t *Trust) Revoked(id wire.NodeID) bool {
 func (t *Trust) Stats() CacheStats { return t.p.Load().known.stats() }
 
 // VerifyChain checks the chain of a (D)TLS handshake or of stored data, leaf first: it must be a certificate
-// issued by the root, or one issued by a kit to its own key followed by that kit's certificate. The root itself
-// may follow.
+// issued by the root, or one issued by a kit to its own key followed by that kit's certificate, or a self-signed one
+// where the document permits it. The root itself may follow.
 func (t *Trust) VerifyChain(der [][]byte, now time.Time) (*Peer, error) {
 	if len(der) == 0 || len(der) > MaxChain {
 		return nil, fmt.Errorf("%w: chain of %d certificates, want 1 to %d", ErrUntrusted, len(der), MaxChain)
@@ -146,8 +159,11 @@ func (p *policy) verify(leaf []byte, hash [sha256.Size]byte, others [][]byte, no
 	if err := p.current(k, now); err != nil {
 		return nil, err
 	}
-	if k.root != nil {
+	if k.root != nil || p.selfBound(k) == nil {
 		return p.remember(k), nil
+	}
+	if k.kit {
+		return nil, fmt.Errorf("%w: certificate of %q: an intermediate that no root issued", ErrUntrusted, k.peer.User)
 	}
 	// The kit's certificate has the same key, so it contains the same SubjectPublicKeyInfo: looking for those
 	// bytes first keeps a bucket of unrelated certificates from costing anything.
@@ -157,7 +173,7 @@ func (p *policy) verify(leaf []byte, hash [sha256.Size]byte, others [][]byte, no
 			continue
 		}
 		kit, err := p.prove(der, sha256.Sum256(der))
-		if err != nil || kit.root == nil || !kit.kit || kit.peer.NodeID != k.peer.NodeID ||
+		if err != nil || kit.root == nil || !kit.kit || !slices.Equal(kit.peer.NodeIDs, k.peer.NodeIDs) ||
 			!bytes.Equal(kit.leaf().RawSubjectPublicKeyInfo, spki) ||
 			!bytes.Equal(kit.leaf().RawSubject, k.leaf().RawIssuer) {
 			continue
@@ -169,6 +185,15 @@ func (p *policy) verify(leaf []byte, hash [sha256.Size]byte, others [][]byte, no
 		return p.remember(k), nil
 	}
 	return nil, fmt.Errorf("%w: certificate of %q: no certificate of its kit under the root", ErrUntrusted, k.peer.User)
+}
+
+// selfBound tells that a certificate which its own key signed stands for itself: the overlay permits self-signed
+// certificates, and the Node-IDs are those of the key.
+func (p *policy) selfBound(k *known) error {
+	if p.digest == "" {
+		return errors.New("certificate without an issuer: self-signed ones are not permitted")
+	}
+	return k.keyBound(p.digest)
 }
 
 // prove parses a certificate and finds who signed it: a root, or its own key. Only what verify accepts is
@@ -184,17 +209,17 @@ func (p *policy) prove(der []byte, hash [sha256.Size]byte) (*known, error) {
 	var causes error
 	for _, root := range p.roots {
 		err := issuedBy(c.leaf(), root)
+		if err == nil && !p.enrols {
+			err = c.keyBound(config.SHA256)
+		}
 		if err == nil {
 			return &known{certificate: *c, root: root}, nil
 		}
 		causes = errors.Join(causes, err)
 	}
 	// "A certificate issued by a kit" can only be one for the kit's own key, so it is signed with the key it
-	// certifies. It may not issue in turn: the kit's path length is 0.
+	// certifies, as a self-signed one is. Which of both it can be is for verify.
 	x := c.leaf()
-	if c.kit {
-		return nil, causes
-	}
 	if err := x.CheckSignature(x.SignatureAlgorithm, x.RawTBSCertificate, x.Signature); err != nil {
 		return nil, fmt.Errorf("certificate of %v: issued neither by the root (%w) nor by its own kit", c.peer.NodeID, causes)
 	}
@@ -205,8 +230,11 @@ func (p *policy) remember(k *known) *known { return p.known.add(k.peer.Hash, k) 
 
 // current is what can change: time and revocation.
 func (p *policy) current(k *known, now time.Time) error {
-	if _, bad := p.revoked[k.peer.NodeID]; bad {
-		return fmt.Errorf("%w: %v", ErrRevoked, k.peer.NodeID)
+	// bad-node: "the certificate with this Node-ID MUST NOT be considered valid", whichever of its others signs.
+	for _, id := range k.peer.NodeIDs {
+		if _, bad := p.revoked[id]; bad {
+			return fmt.Errorf("%w: %v", ErrRevoked, id)
+		}
 	}
 	if err := validAt(k.leaf(), now); err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)

@@ -264,16 +264,16 @@ func TestKitIssuesForItselfOnly(t *testing.T) {
 	w := newWorld(t)
 	for _, ca := range []bool{false, true} {
 		key := must(NewKey())
-		id, spki, err := nodeIDOfKey(key, 16)
+		id, _, err := nodeIDOfKey(key, 16)
 		if err != nil {
 			t.Fatal(err)
 		}
-		der := must(issue(id, "mallory@"+testOverlay, testOverlay, ca, w.kit.kit.leaf(), spki, key.Public(), w.kit.key))
+		der := must(issue(grant{ids: []wire.NodeID{id}, user: "mallory@" + testOverlay, overlay: testOverlay, kit: ca, parent: w.kit.kit.leaf(), pub: key.Public(), key: w.kit.key})).leaf().Raw
 		if p, err := w.trust.VerifyChain([][]byte{der, w.kit.kit.leaf().Raw}, now); !errors.Is(err, ErrUntrusted) {
 			t.Errorf("CA %v: certificate for another key: got %v, %v", ca, p, err)
 		}
 	}
-	der := must(issue(w.kit.NodeID(), "mallory@"+testOverlay, testOverlay, true, w.kit.kit.leaf(), w.kit.spki, w.kit.key.Public(), w.kit.key))
+	der := must(issue(grant{ids: []wire.NodeID{w.kit.NodeID()}, user: "mallory@" + testOverlay, overlay: testOverlay, kit: true, parent: w.kit.kit.leaf(), pub: w.kit.key.Public(), key: w.kit.key})).leaf().Raw
 	if p, err := w.trust.VerifyChain([][]byte{der, w.kit.kit.leaf().Raw}, now); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("second intermediate: got %v, %v", p, err)
 	}
@@ -286,11 +286,11 @@ func TestKitIssuesForItselfOnly(t *testing.T) {
 	if _, err := w.trust.VerifyChain([][]byte{guest.Raw}, now); err != nil {
 		t.Fatal(err)
 	}
-	id, spki, err := nodeIDOfKey(key, 16)
+	id, _, err := nodeIDOfKey(key, 16)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der = must(issue(id, "10001@"+testOverlay, testOverlay, false, guest, spki, key.Public(), key))
+	der = must(issue(grant{ids: []wire.NodeID{id}, user: "10001@" + testOverlay, overlay: testOverlay, kit: false, parent: guest, pub: key.Public(), key: key})).leaf().Raw
 	if p, err := w.trust.VerifyChain([][]byte{der, guest.Raw}, now); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("issued by somebody who may not: got %v, %v", p, err)
 	}
