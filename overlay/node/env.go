@@ -136,6 +136,9 @@ func (e *env) Changed() {
 type link struct {
 	Conn
 	e *env
+	// Of the loop: when the Conn last heard something by its own clock, which may jump, when that was by the loop's,
+	// and when it was last asked.
+	pulse, heard, asked time.Time
 }
 
 func (e *env) link(c Conn) *link { return &link{Conn: c, e: e} }
@@ -175,12 +178,22 @@ func (k *link) Close() error {
 	return nil
 }
 
-// Heard is peer.Link's.
+// Heard is peer.Link's. What is new since it was last asked cannot be older than that.
 func (k *link) Heard() time.Time {
-	if c, ok := k.Conn.(Checker); ok {
-		return c.Heard()
+	c, ok := k.Conn.(Checker)
+	if !ok {
+		return time.Time{}
 	}
-	return time.Time{}
+	now := k.e.n.now()
+	if at := c.Heard(); !at.Equal(k.pulse) {
+		age := max(time.Since(at), 0)
+		if !k.asked.IsZero() {
+			age = min(age, max(now.Sub(k.asked), 0))
+		}
+		k.pulse, k.heard = at, now.Add(-age)
+	}
+	k.asked = now
+	return k.heard
 }
 
 // Check is peer.Link's.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,59 @@ func (w *world) ring(limit time.Duration, kits ...*nodetest.Kit) time.Duration {
 		w.t.Fatalf("no ring after %v: %v", d, err)
 	}
 	return d
+}
+
+// What an idle link costs, and what a neighbour's silent death takes to be noticed: with Pings alone, and where the
+// link layer has cheaper signs of life.
+func TestSignsOfLife(t *testing.T) {
+	idle := map[bool]float64{}
+	for _, checks := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checks %v", checks), func(t *testing.T) {
+			c := lan
+			c.Checks = checks
+			w := newWorld(t, 5, c)
+			synctest.Test(t, func(t *testing.T) {
+				w.t = t
+				defer w.stop()
+				w.together()
+				w.ring(30*time.Second, w.kits...)
+				time.Sleep(30 * time.Second)
+				before := map[string]uint64{}
+				count := func(sign int) {
+					for _, k := range w.kits {
+						for name, n := range w.snapshot(k).Counters {
+							before[name] += uint64(sign) * n
+						}
+					}
+				}
+				count(-1)
+				_, from := w.net.Delivered()
+				const span = 10 * time.Minute
+				time.Sleep(span)
+				_, to := w.net.Delivered()
+				count(1)
+				idle[checks] = float64(to-from) / span.Seconds() / float64(len(w.kits))
+				t.Logf("idle: %.0f byte/s per kit, %d Pings for a sign of life, %d checks", idle[checks], before["keepalives"], before["checks"])
+				if checks && (before["checks"] == 0 || before["keepalives"] > before["checks"]/20) {
+					t.Errorf("%d Pings beside %d checks", before["keepalives"], before["checks"])
+				}
+				if before["links_lost"] != 0 {
+					t.Errorf("%d links lost", before["links_lost"])
+				}
+				dead := w.kits[2]
+				began := time.Now()
+				if err := dead.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				live := slices.Concat(w.kits[:2], w.kits[3:])
+				w.ring(10*time.Second, live...)
+				t.Logf("noticed after %v", time.Since(began))
+			})
+		})
+	}
+	if idle[true] > idle[false]/2 {
+		t.Errorf("%.0f byte/s with checks, %.0f without", idle[true], idle[false])
+	}
 }
 
 // Kits powered up at the same moment, in any order, become one ring.

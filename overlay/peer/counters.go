@@ -11,7 +11,8 @@ type Counters struct {
 	VerifyDropped, JobsDropped                      uint64
 	EventsDropped, SendFailed, TransactionsFull     uint64
 	LinksMade, LinksLost, LinksRefused, LinksSilent uint64
-	Keepalives, Attaches, AttachesFailed, Glare     uint64
+	Keepalives, Checks                              uint64 // Pings for a sign of life; those the link layer was asked for
+	Attaches, AttachesFailed, Glare                 uint64
 	Dials, DialsFailed, AppAttaches                 uint64
 	Replicated, ReplicaRefused, HandedOver, Refetch uint64
 	TransfersDropped, FragmentsDropped              uint64

@@ -171,13 +171,19 @@ func (p *Peer) dropLink(k *link, why string) {
 	p.cfg.Env.Changed()
 }
 
-// watchLink notices a peer that vanished without goodbye, see the package comment.
+// watchLink notices a peer that vanished without goodbye, see the package comment. It asks the link layer for a sign
+// of life first; a Ping, which both ends sign and which carries their certificates, goes where there is none, and as
+// the last try before the link is dropped: what the link layer of a peer answers, its core might not.
 func (p *Peer) watchLink(k *link) {
 	idle, again, silence := otherIdle, otherPing, otherSilence
 	if p.isNeighbour(k.peer) || !k.attached {
 		idle, again, silence = neighbourIdle, neighbourPing, neighbourSilence
 	}
-	quiet := p.now.Sub(k.heard)
+	heard := k.heard
+	if at := k.conn.Heard(); at.After(heard) {
+		heard = at
+	}
+	quiet := p.now.Sub(heard)
 	switch {
 	case quiet >= silence:
 		p.count.LinksSilent++
@@ -185,6 +191,10 @@ func (p *Peer) watchLink(k *link) {
 		return
 	case quiet >= idle && p.now.Sub(k.pinged) >= again:
 		k.pinged = p.now
+		if quiet < silence-again && k.conn.Check() {
+			p.count.Checks++
+			break
+		}
 		p.count.Keepalives++
 		p.send(Outgoing{Dest: toNode(k.peer), Code: wire.PingReq, Body: pingBody, link: k, once: true}, func(Reply) {})
 	}

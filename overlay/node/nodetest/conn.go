@@ -84,6 +84,7 @@ type end struct {
 	other            *end
 	bytesIn, bytesOu atomic.Uint64
 	delay            time.Duration
+	heard            atomic.Int64 // ns; of checked
 }
 
 func ends(near, far *Host, ofFar, ofNear *ident.Peer) (a, b *end) {
@@ -129,7 +130,32 @@ func newPair(near, far *Host, ofFar, ofNear *ident.Peer) (a, b node.Conn) {
 	x, y := ends(near, far, ofFar, ofNear)
 	go x.out.run(x.closed, func(k packet) { y.push(k.bytes) })
 	go y.out.run(y.closed, func(k packet) { x.push(k.bytes) })
+	if near.net.cond.Checks {
+		return checked{conn{x}}, checked{conn{y}}
+	}
 	return conn{x}, conn{y}
+}
+
+// checked is an end that can be asked for a sign of life, as a link with ICE.
+type checked struct{ conn }
+
+// Heard is node.Checker's.
+func (c checked) Heard() time.Time {
+	if ns := c.heard.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
+}
+
+// Check is node.Checker's: 112 bytes there, 64 back.
+func (c checked) Check() bool {
+	there, ok := c.out.from.net.passes(c.out.from, c.out.to)
+	back, ok2 := c.out.from.net.passes(c.out.to, c.out.from)
+	c.out.from.net.check()
+	if ok && ok2 && !c.isClosed() && !c.other.isClosed() {
+		time.AfterFunc(there+back, func() { c.heard.Store(time.Now().UnixNano()) })
+	}
+	return true
 }
 
 func (e *end) push(b []byte) {

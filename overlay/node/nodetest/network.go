@@ -30,6 +30,7 @@ type Conditions struct {
 	Delay  time.Duration // one way
 	Jitter time.Duration // up to so much more
 	Loss   float64       // 0 to 1; each loss of a message costs RetransmitAfter
+	Checks bool          // links can be asked for a sign of life (node.Checker)
 }
 
 // RetransmitAfter is the first retransmission timeout of Simple Reliability (RFC 6940 §6.6.3).
@@ -147,6 +148,13 @@ func (n *Network) passes(a, b *Host) (after time.Duration, ok bool) {
 		after += again
 	}
 	return after, true
+}
+
+// check counts a sign of life that was asked for, as a STUN Binding with ICE's attributes and its answer.
+func (n *Network) check() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bytes += 112 + 64
 }
 
 func (n *Network) count(b []byte) {
