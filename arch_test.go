@@ -91,6 +91,7 @@ var allowed = map[string][]string{
 	"overlay/sim":        {"overlay/wire", "overlay/config", "overlay/ident", "overlay/peer"},
 	"overlay/node":       {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":       {},
+	"overlay/turn":       {"overlay/wire", "overlay/stun"},
 	"overlay/sipusage":   {"overlay/wire", "overlay/ident", "overlay/node"},
 	"sip/registrar":      {},
 	"sip/proxy":          {},
