@@ -150,9 +150,16 @@ func passphrase() string {
 }
 
 // password is 120 bits; it is typed once, or scanned.
-func password() string {
-	const letters = "abcdefghijkmnpqrstuvwxyz23456789" // 32: five bits each, without l, o, 0, 1
-	b := make([]byte, 24)
+func password() string { return letters(24) }
+
+// sharedSecret is 260 bits, because whoever hears a handshake can guess at it offline: "in TLS-PSK mode, such keys are
+// very susceptible to dictionary attacks" (RFC 6940 §13.4). Nobody types it: it is in the mission file.
+func sharedSecret() string { return letters(52) }
+
+// letters draws n letters of five bits each.
+func letters(n int) string {
+	const letters = "abcdefghijkmnpqrstuvwxyz23456789" // 32, without l, o, 0, 1
+	b := make([]byte, n)
 	for i := range b {
 		b[i] = pick(letters)
 	}

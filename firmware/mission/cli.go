@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
 
@@ -18,11 +19,19 @@ type NewCommand struct {
 	Out     string `short:"o" help:"File to write; NAME.mission in the working directory if not given." placeholder:"FILE"`
 	Overlay string `help:"Overlay name; made of the mission's name if not given." placeholder:"DOMAIN"`
 	SSID    string `help:"Name of the handsets' Wi-Fi; the mission's name if not given."`
+
+	SelfSigned   bool     `help:"Kits make their own certificates: whoever has the mission file is in, and names are taken first come, first served."`
+	SharedSecret bool     `help:"Kits link only with who knows a secret that is in the mission file."`
+	Enrol        []string `help:"URL of an enrolment server, https://…, which lets kits in and gives out their Node-IDs." placeholder:"URL"`
+	NoICE        bool     `name:"no-ice" help:"Kits link directly, without ICE: for missions on one network without NAT."`
 }
 
 // Write makes the mission and its file, and tells about it.
 func (c NewCommand) Write(w io.Writer) error {
-	m, err := New(c.Name, Options{Overlay: c.Overlay, SSID: c.SSID})
+	m, err := New(c.Name, Options{
+		Overlay: c.Overlay, SSID: c.SSID, SelfSigned: c.SelfSigned, SharedSecret: c.SharedSecret, Enrol: c.Enrol,
+		Configure: func(d *ident.Document) { d.NoICE = c.NoICE },
+	})
 	if err != nil {
 		return err
 	}
@@ -106,8 +115,19 @@ func (c ShowCommand) Write(w io.Writer) error {
 		return e.Encode(s)
 	}
 	links := "DTLS over ICE"
+	if d.NoICE {
+		links = "direct, DTLS or TLS"
+	}
+	if d.Rest.SharedSecret {
+		links += ", with a shared secret"
+	}
 	root := "here: this file lets kits in"
-	if !s.RootKey {
+	switch {
+	case d.SelfSigned:
+		root = "not needed: kits make their own certificates"
+	case !s.RootKey && len(d.Rest.EnrollmentServers) > 0:
+		root = "not here: kits enrol at " + strings.Join(d.Rest.EnrollmentServers, ", ")
+	case !s.RootKey:
 		root = "not here: this file lets no kit in"
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

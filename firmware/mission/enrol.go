@@ -1,6 +1,7 @@
 package mission
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -93,11 +94,7 @@ func enrol(s Items, given *Mission) (*ident.Identity, *Mission, error) {
 	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrCorrupt) {
 		return nil, nil, err
 	}
-	root, err := ident.ParseCertificatePEM([]byte(m.Root.Certificate))
-	if err != nil {
-		return nil, nil, err
-	}
-	id, err := ident.LoadIdentity(m.Overlay, m.document.NodeIDLength, root, keyPEM, certs)
+	id, err := m.trust.LoadIdentity(keyPEM, certs)
 	if err != nil {
 		if id, err = issue(s, m, kept, keyPEM, certs); err != nil {
 			return nil, nil, err
@@ -108,27 +105,36 @@ func enrol(s Items, given *Mission) (*ident.Identity, *Mission, error) {
 
 // issue makes the kit's certificate under m and saves it, together with the one that counts until m is saved.
 func issue(s Items, m, kept *Mission, keyPEM, certs []byte) (*ident.Identity, error) {
-	a, err := m.Authority()
-	if err != nil {
-		return nil, fmt.Errorf("certificate of the kit in mission %q: %w", m.Name, err)
-	}
 	key, err := ident.ParseKeyPEM(keyPEM)
 	if err != nil {
 		return nil, err
 	}
-	id, err := a.Issue(key)
+	id, err := m.issue(key)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("certificate of the kit in mission %q: %w", m.Name, err)
 	}
 	both := id.CertificatePEM()
 	if kept != nil {
-		if root, err := ident.ParseCertificatePEM([]byte(kept.Root.Certificate)); err == nil {
-			if old, err := ident.LoadIdentity(kept.Overlay, kept.document.NodeIDLength, root, keyPEM, certs); err == nil {
-				both = append(both, old.CertificatePEM()...)
-			}
+		if old, err := kept.trust.LoadIdentity(keyPEM, certs); err == nil {
+			both = append(both, old.CertificatePEM()...)
 		}
 	}
 	return id, s.Save(CertificateItem, both)
+}
+
+// issue makes a certificate for a kit of m: self-signed where the configuration permits that, else under the root.
+func (m *Mission) issue(key *ecdsa.PrivateKey) (*ident.Identity, error) {
+	if m.document.SelfSigned {
+		return ident.SelfSigned(m.document, key, "", 1)
+	}
+	a, err := m.Authority()
+	if errors.Is(err, ErrNoRootKey) && len(m.document.Rest.EnrollmentServers) > 0 {
+		return nil, fmt.Errorf("%w: enrol it with `fieldkit enrol join %s`", err, m.document.Rest.EnrollmentServers[0])
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.Issue(key)
 }
 
 // finish saves the mission without its root key, then what else changed.

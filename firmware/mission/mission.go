@@ -10,6 +10,7 @@ package mission
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
@@ -44,6 +46,7 @@ type Mission struct {
 	WiFi     WiFi      `toml:"wifi"`
 	Root     Root      `toml:"root" comment:"Who has the key can let kits in. A kit does not keep it."`
 	Config   string    `toml:"configuration,multiline" comment:"The signed overlay configuration document (RFC 6940 §11.1). Do not change a byte of it."`
+	Secret   string    `toml:"shared_secret,omitempty" comment:"Who does not know it gets no link (RFC 6940 §13.4). It is not in the configuration document."`
 	Handsets []Handset `toml:"handset,omitempty"`
 
 	document *ident.Document
@@ -77,6 +80,12 @@ func (m *Mission) AOR(h Handset) string { return h.Number + "@" + m.Overlay }
 type Options struct {
 	Overlay string // overlay name; "" makes one of the mission's name
 	SSID    string // "" is the mission's name
+	// SelfSigned lets anybody in who has the mission's overlay name: kits make their own certificates (RFC 6940 §11.3.1).
+	SelfSigned bool
+	// SharedSecret makes links ask for a secret besides the certificates (RFC 6940 §13.4); it is drawn here.
+	SharedSecret bool
+	// Enrol are the https URLs of enrolment servers, which assign Node-IDs (RFC 6940 §11.3).
+	Enrol []string
 	// Configure changes the configuration document before it is signed; may be nil.
 	Configure func(*ident.Document)
 }
@@ -100,13 +109,18 @@ func New(name string, opt Options) (*Mission, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.Signer()
-	if err != nil {
-		return nil, err
-	}
 	d := ident.NewDocument(a)
+	d.Rest.SharedSecret, d.Rest.EnrollmentServers = opt.SharedSecret, opt.Enrol
+	if opt.SelfSigned {
+		// With a root-cert in it, it would not be said who decides over a Node-ID.
+		d.SelfSigned, d.RootCerts = true, nil
+	}
 	if opt.Configure != nil {
 		opt.Configure(d)
+	}
+	s, err := signerOf(a, d)
+	if err != nil {
+		return nil, err
 	}
 	if d, err = d.Sign(s); err != nil {
 		return nil, err
@@ -117,7 +131,18 @@ func New(name string, opt Options) (*Mission, error) {
 		Root:   Root{Certificate: string(a.CertificatePEM()), Key: string(key)},
 		Config: string(d.Raw()),
 	}
+	if opt.SharedSecret {
+		m.Secret = sharedSecret()
+	}
 	return m, m.check()
+}
+
+// signerOf is who signs the documents of a mission: the root, or where it lets nobody in, its key.
+func signerOf(a *ident.Authority, d *ident.Document) (*ident.Signer, error) {
+	if len(d.RootCerts) == 0 {
+		return a.SelfSigner()
+	}
+	return a.Signer()
 }
 
 // Found makes the mission of a lone kit that was given none: it serves its handsets by it, and nobody else has it.
@@ -252,8 +277,11 @@ func (m *Mission) check() error {
 	if err != nil {
 		return invalid("root.certificate", "%v", err)
 	}
-	if !slices.ContainsFunc(d.RootCerts, root.Equal) {
-		return invalid("root.certificate", "not a root-cert of the configuration")
+	if err := checkRoot(root, d); err != nil {
+		return err
+	}
+	if err := m.checkSecret(d); err != nil {
+		return err
 	}
 	m.document, m.trust = d, t
 	if m.Root.Key != "" {
@@ -262,6 +290,47 @@ func (m *Mission) check() error {
 		}
 	}
 	return m.checkHandsets()
+}
+
+// checkRoot wants that the mission's root lets kits in, or where nobody does, signs the configuration.
+func checkRoot(root *x509.Certificate, d *ident.Document) error {
+	if len(d.RootCerts) > 0 {
+		if !slices.ContainsFunc(d.RootCerts, root.Equal) {
+			return invalid("root.certificate", "not a root-cert of the configuration")
+		}
+		return nil
+	}
+	id, err := ident.KeyNodeID(root, d.NodeIDLength)
+	if err != nil || !slices.Contains(d.Signers, id) {
+		return invalid("root.certificate", "not of a configuration-signer of the configuration")
+	}
+	return nil
+}
+
+// checkSecret wants a secret where the configuration asks for one and has none, and nowhere else.
+func (m *Mission) checkSecret(d *ident.Document) error {
+	switch {
+	case m.Secret == "" && (!d.Rest.SharedSecret || d.Rest.Secret != ""):
+		return nil
+	case m.Secret == "":
+		return invalid("shared_secret", "missing, and the configuration has shared-secret")
+	case !d.Rest.SharedSecret:
+		return invalid("shared_secret", "the configuration has no shared-secret")
+	case len(m.Secret) < 16 || len(m.Secret) > 256 || strings.Trim(m.Secret, printable) != "":
+		return invalid("shared_secret", "want 16 to 256 printable ASCII characters") // the value is a secret
+	}
+	return nil
+}
+
+// SharedSecret is what links ask for, nil in a mission without one.
+func (m *Mission) SharedSecret() []byte {
+	switch {
+	case !m.document.Rest.SharedSecret:
+		return nil
+	case m.Secret == "":
+		return []byte(m.document.Rest.Secret) // somebody else's document that has it
+	}
+	return []byte(m.Secret)
 }
 
 func (m *Mission) checkHandsets() error {
@@ -337,11 +406,11 @@ func (m *Mission) Revoke(id wire.NodeID) (*Mission, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := a.Signer()
+	d, err := ident.ParseDocument([]byte(m.Config), m.Overlay)
 	if err != nil {
 		return nil, err
 	}
-	d, err := ident.ParseDocument([]byte(m.Config), m.Overlay)
+	s, err := signerOf(a, d)
 	if err != nil {
 		return nil, err
 	}
@@ -353,10 +422,16 @@ func (m *Mission) Revoke(id wire.NodeID) (*Mission, error) {
 	return m.WithDocument(d)
 }
 
-// WithDocument is the mission with a newer configuration document, which its root must have signed.
+// WithDocument is the mission with another configuration document, which must supersede the one in force (a higher
+// sequence, or of two with the same the one that the tie-break of docs/adr/0019 prefers) and be signed by a
+// configuration-signer of that.
 func (m *Mission) WithDocument(d *ident.Document) (*Mission, error) {
-	if ident.CompareSequence(d.Sequence, m.document.Sequence) <= 0 {
-		return nil, fmt.Errorf("%w: configuration of sequence %d, the one in force has %d", ErrInvalid, d.Sequence, m.document.Sequence)
+	if !config.Supersedes(m.document, d) {
+		return nil, fmt.Errorf("%w: configuration of sequence %d and hash %s does not supersede the one in force, %d and %s",
+			ErrInvalid, d.Sequence, d.ShortHash(), m.document.Sequence, m.document.ShortHash())
+	}
+	if err := d.Verify(m.document, m.trust, time.Time{}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	c := *m
 	c.Handsets = slices.Clone(m.Handsets)
@@ -365,7 +440,7 @@ func (m *Mission) WithDocument(d *ident.Document) (*Mission, error) {
 }
 
 // Adopt is what a kit of mission m goes on with when it gets a newer file o of the same mission: o's accounts and
-// Wi-Fi, never its root key, and of the two configuration documents the one with the higher sequence, because a kit
+// Wi-Fi, never its root key, and of the two configuration documents the one that supersedes the other, because a kit
 // may have learnt a newer one from its neighbours. It fails when o is of another mission.
 func (m *Mission) Adopt(o *Mission) (*Mission, error) {
 	if !m.Same(o) {
@@ -373,7 +448,7 @@ func (m *Mission) Adopt(o *Mission) (*Mission, error) {
 	}
 	c := o.WithoutRootKey()
 	c.Founded = m.Founded && o.Founded
-	if ident.CompareSequence(m.document.Sequence, o.document.Sequence) > 0 {
+	if config.Supersedes(o.document, m.document) {
 		c.Config, c.document, c.trust = m.Config, m.document, m.trust
 	}
 	return c, nil

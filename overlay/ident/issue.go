@@ -294,6 +294,11 @@ func nodeIDOfKey(key *ecdsa.PrivateKey, length int) (wire.NodeID, []byte, error)
 	return id, spki, err
 }
 
+// KeyNodeID is the Node-ID of length bytes that belongs to a certificate's key, by SHA-256.
+func KeyNodeID(x *x509.Certificate, length int) (wire.NodeID, error) {
+	return nodeIDOf(x.RawSubjectPublicKeyInfo, length)
+}
+
 const (
 	pemCertificate = "CERTIFICATE"
 	pemKey         = "PRIVATE KEY" // PKCS #8
