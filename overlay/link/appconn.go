@@ -10,6 +10,9 @@ import (
 
 	"github.com/pion/dtls/v2"
 	"github.com/pion/ice/v2"
+
+	"fieldkit/overlay/link/sr"
+	"fieldkit/overlay/wire"
 )
 
 // srtpProfiles are what use_srtp offers (RFC 5764 §4.1.2); the DTLS client's order decides. AEAD_AES_128_GCM (RFC 7714)
@@ -30,8 +33,6 @@ var ErrNotMedia = errors.New("not an SRTP or SRTCP packet")
 type AppConn struct {
 	*carrier
 	profile uint16
-	agent   *ice.Agent
-	network *agentNet
 	path    atomic.Pointer[mediaPath]
 	pairMu  sync.Mutex
 
@@ -61,25 +62,14 @@ type AppStats struct {
 	WriteErrors        uint64 `json:"write_errors"`
 }
 
-func newAppConn(c *carrier, agent *ice.Agent, network *agentNet) (*AppConn, error) {
-	profile, ok := c.sess.SelectedSRTPProtectionProfile()
-	if !ok {
+func newAppConn(c *carrier) (*AppConn, error) {
+	profile := c.sess.srtp
+	if profile == 0 {
 		return nil, fmt.Errorf("%w: no SRTP profile agreed", ErrHandshake)
 	}
 	a := &AppConn{
-		carrier: c, profile: uint16(profile), agent: agent, network: network,
+		carrier: c, profile: profile,
 		handled: make(chan struct{}), sendq: make(chan []byte, appSendQueue),
-	}
-	if err := agent.OnSelectedCandidatePairChange(a.selectPair); err != nil {
-		return nil, fmt.Errorf("candidate pair: %w", err)
-	}
-	pair, err := agent.GetSelectedCandidatePair()
-	if err != nil || pair == nil {
-		return nil, fmt.Errorf("candidate pair: %w", errors.Join(err, ErrLinkFailed))
-	}
-	a.selectPair(pair.Local, pair.Remote)
-	if a.path.Load() == nil {
-		return nil, fmt.Errorf("candidate pair %v: no socket of ours", pair)
 	}
 	c.t.stats.appConns.Add(1)
 	c.t.tasks.run(func() {
@@ -92,12 +82,72 @@ func newAppConn(c *carrier, agent *ice.Agent, network *agentNet) (*AppConn, erro
 		case <-a.life.Done():
 			return
 		}
-		a.read(func(b []byte) {
-			a.messagesReceived.Add(1)
-			a.handlers.Load().onMessage(b)
-		})
+		a.read(a.record, nil)
 	})
 	return a, nil
+}
+
+// record takes one record from the far end.
+func (a *AppConn) record(b []byte) {
+	if len(b) > 0 && (b[0] == wire.FrameData || b[0] == wire.FrameAck) {
+		switch {
+		case a.sess.stream:
+			a.framed(b)
+			return
+		case a.sess.proof != nil: // the far end did not see our acknowledgement of its proof
+			for _, o := range a.sess.proof.Step(a.t.cfg.Now(), sr.Input{Kind: sr.Frame, Data: b}, nil) {
+				if o.Kind != sr.Transmit {
+					continue
+				}
+				if _, err := a.sess.records.Write(o.Data); err != nil {
+					a.writeErrors.Add(1)
+				}
+			}
+			return
+		}
+	}
+	a.messagesReceived.Add(1)
+	a.handlers.Load().onMessage(b)
+}
+
+// framed takes what came over TCP: messages and media in frames, told apart by their first byte (RFC 7983).
+func (a *AppConn) framed(b []byte) {
+	f, err := wire.ParseFrame(b)
+	switch {
+	case err != nil:
+		a.end(fmt.Errorf("%w: %w", ErrLinkFailed, err))
+	case f.Type != wire.FrameData: // nothing is acknowledged here
+	case isMedia(f.Message):
+		a.receiveMedia(f.Message)
+	default:
+		a.messagesReceived.Add(1)
+		a.handlers.Load().onMessage(f.Message)
+	}
+}
+
+func isMedia(b []byte) bool { return len(b) > 0 && b[0] >= 128 && b[0] <= 191 }
+
+// follow sends media where ICE goes.
+func (a *AppConn) follow(agent *ice.Agent, network *agentNet) error {
+	point := func(local, remote ice.Candidate) {
+		l, err1 := candidateAddrPort(local)
+		r, err2 := candidateAddrPort(remote)
+		if s := network.socketAt(l); err1 == nil && err2 == nil && s != nil {
+			a.point(s, r)
+		}
+	}
+	if err := agent.OnSelectedCandidatePairChange(point); err != nil {
+		return fmt.Errorf("candidate pair: %w", err)
+	}
+	pair, err := agent.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return fmt.Errorf("candidate pair: %w", errors.Join(err, ErrLinkFailed))
+	}
+	point(pair.Local, pair.Remote)
+	if a.path.Load() == nil {
+		return fmt.Errorf("candidate pair %v: no socket of ours", pair)
+	}
+	return nil
 }
 
 // Handle installs the receivers, once. onMessage gets messages to keep, in order, one at a time. onMedia runs on the
@@ -117,6 +167,16 @@ func (a *AppConn) SendMessage(b []byte) error {
 	if len(b) > MaxAppMessage {
 		return ErrTooLarge
 	}
+	if s, ok := a.sess.records.(*frameStream); ok {
+		err := s.message(b, streamQueue)
+		switch {
+		case err == nil:
+			a.messagesSent.Add(1)
+		case errors.Is(err, ErrQueueFull):
+			a.messagesDropped.Add(1)
+		}
+		return err
+	}
 	select {
 	case a.sendq <- append([]byte(nil), b...):
 		return nil
@@ -130,7 +190,7 @@ func (a *AppConn) writeLoop() {
 	for {
 		select {
 		case b := <-a.sendq:
-			if _, err := a.sess.Write(b); err != nil {
+			if _, err := a.sess.records.Write(b); err != nil {
 				a.writeErrors.Add(1)
 				continue
 			}
@@ -143,23 +203,36 @@ func (a *AppConn) writeLoop() {
 
 // SendMedia sends one SRTP or SRTCP packet at once, without copying or allocating.
 func (a *AppConn) SendMedia(b []byte) error {
-	if len(b) == 0 || b[0] < 128 || b[0] > 191 {
+	if !isMedia(b) {
 		return ErrNotMedia
 	}
 	if len(b) > maxDatagram {
 		return ErrTooLarge
 	}
-	p := a.path.Load()
-	if p == nil || a.life.Err() != nil {
-		return ErrClosed
-	}
-	if err := p.send(b); err != nil {
+	if err := a.sendMedia(b); err != nil {
+		if errors.Is(err, ErrClosed) {
+			return ErrClosed
+		}
 		a.writeErrors.Add(1)
 		return fmt.Errorf("media: %w", err)
 	}
 	a.mediaSent.Add(1)
 	a.mediaBytesSent.Add(uint64(len(b)))
 	return nil
+}
+
+func (a *AppConn) sendMedia(b []byte) error {
+	if a.life.Err() != nil {
+		return ErrClosed
+	}
+	if s, ok := a.sess.records.(*frameStream); ok {
+		return s.message(b, mediaQueue)
+	}
+	p := a.path.Load()
+	if p == nil {
+		return ErrClosed
+	}
+	return p.send(b)
 }
 
 func (a *AppConn) receiveMedia(b []byte) {
@@ -173,17 +246,8 @@ func (a *AppConn) receiveMedia(b []byte) {
 	h.onMedia(b)
 }
 
-// selectPair points the media path at the pair that ICE selected.
-func (a *AppConn) selectPair(local, remote ice.Candidate) {
-	l, err1 := candidateAddrPort(local)
-	r, err2 := candidateAddrPort(remote)
-	if err1 != nil || err2 != nil {
-		return
-	}
-	s := a.network.socketAt(l)
-	if s == nil {
-		return
-	}
+// point sends media from a socket to a far end, and takes it from there.
+func (a *AppConn) point(s *agentSocket, r netip.AddrPort) {
 	a.pairMu.Lock()
 	defer a.pairMu.Unlock()
 	p := &mediaPath{socket: s, remote: r, udpAddr: net.UDPAddrFromAddrPort(r), receive: a.receiveMedia}
@@ -207,6 +271,9 @@ func (a *AppConn) SRTPProfile() uint16 { return a.profile }
 // MediaAddrs are the addresses media goes between now.
 func (a *AppConn) MediaAddrs() (local, remote netip.AddrPort) {
 	p := a.path.Load()
+	if p == nil { // over TCP
+		return a.local, a.remote
+	}
 	return addrPortOf(p.socket.LocalAddr()), p.remote
 }
 

@@ -100,7 +100,7 @@ func TestMessagesWaitForHandle(t *testing.T) {
 
 // The send queue of a trunk is bounded however slow the network is.
 func TestSendQueueOfATrunkIsBounded(t *testing.T) {
-	a := &AppConn{carrier: &carrier{life: context.Background()}, sendq: make(chan []byte, appSendQueue)}
+	a := &AppConn{carrier: &carrier{sess: new(session), life: context.Background()}, sendq: make(chan []byte, appSendQueue)}
 	for i := range appSendQueue + 10 {
 		err := a.SendMessage([]byte("m"))
 		if full := i >= appSendQueue; errors.Is(err, ErrQueueFull) != full {
@@ -252,7 +252,7 @@ func TestConfiguration(t *testing.T) {
 		"no identity":        {Trust: m.trust, Addresses: addresses},
 		"no trust":           {Identity: m.identity(), Addresses: addresses},
 		"no addresses":       {Identity: m.identity(), Trust: m.trust},
-		"messages too large": {Identity: m.identity(), Trust: m.trust, Addresses: addresses, MaxMessage: 9000},
+		"messages too large": {Identity: m.identity(), Trust: m.trust, Addresses: addresses, MaxFrame: 9000},
 	} {
 		if _, err := New(c); err == nil {
 			t.Errorf("%s: accepted", name)

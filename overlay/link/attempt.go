@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +17,7 @@ import (
 // ICE timing for a field network: what costs nothing on a LAN and saves seconds on a lossy one.
 const (
 	checkInterval       = 50 * time.Millisecond
-	keepaliveInterval   = 10 * time.Second // below the 15 s of RFC 5245 §10 and the 25 s of RFC 6940 §6.5.2
+	keepaliveInterval   = 15 * time.Second // Tr, which "MUST NOT be configured to less than 15 seconds" (RFC 5245 §10)
 	disconnectedTimeout = 25 * time.Second
 	failedTimeout       = 10 * time.Second // after disconnected
 	maxBindingRequests  = 200              // per pair; with checkInterval this is 10 s
@@ -46,6 +47,8 @@ type Attempt struct {
 	end        context.CancelCauseFunc
 	closeAgent func()      // once: two at the same time end in a panic
 	handOver   func() bool // leaves the agent's end to a carrier
+
+	direct *direct // instead of agent and network in an overlay without ICE
 }
 
 // Prepare gathers host candidates: one socket per usable address, UDP, IPv4 and IPv6 that is not link-local.
@@ -57,7 +60,11 @@ func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 		t.stats.attempts.Add(-1)
 		return nil, ErrBusy
 	}
-	a, err := t.prepare(ctx)
+	prepare := t.prepare
+	if t.cfg.NoICE {
+		prepare = t.prepareDirect
+	}
+	a, err := prepare(ctx)
 	if err != nil {
 		t.stats.attempts.Add(-1)
 		return nil, fmt.Errorf("candidate gathering: %w", err)
@@ -204,7 +211,10 @@ func (a *Attempt) ConnectApp(ctx context.Context, remote wire.IceParameters, pee
 	if err != nil {
 		return nil, err
 	}
-	app, err := newAppConn(c, a.agent, a.network)
+	app, err := newAppConn(c)
+	if err == nil {
+		err = a.mediaOf(app)
+	}
 	if err != nil {
 		c.end(err)
 		return nil, fmt.Errorf("application connection to %v: %w", peer, err)
@@ -228,7 +238,17 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	defer cancel()
 	defer context.AfterFunc(a.life, cancel)()
 
-	if err := a.takeRemote(remote, offerer); err != nil {
+	want := rolePassive
+	if offerer {
+		want = roleActive
+	}
+	if len(remote.Role) > 0 && string(remote.Role) != want {
+		return nil, 0, fmt.Errorf("%w: %q, want %q", ErrRole, remote.Role, want)
+	}
+	if a.direct != nil {
+		return a.direct.connect(ctx, a, remote, peer, offerer, srtp)
+	}
+	if err := a.takeRemote(remote); err != nil {
 		return nil, 0, err
 	}
 	dial := a.agent.Accept
@@ -245,7 +265,7 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	}
 	g := newGuard(path.Write, func() error { a.end(errGoodbye); return nil }, path.LocalAddr(), path.RemoteAddr(), &a.t.stats.guard)
 	a.t.tasks.run(func() { pump(path, g) })
-	s, err := a.t.shake(ctx, handshake{
+	s, err := a.t.establish(ctx, handshake{
 		guard: g, client: !offerer, peer: peer, interval: flightInterval(rtt), srtp: srtp, proven: true,
 	})
 	if err != nil {
@@ -253,19 +273,44 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 		_ = g.Close()
 		return nil, 0, fmt.Errorf("DTLS: %w", err)
 	}
-	c := a.t.newCarrier(s, g, a.life, a.end, a.closeAgent)
+	ask, err := newChecker(a, string(remote.Ufrag), string(remote.Password), offerer)
+	if err != nil {
+		_ = g.Close()
+		return nil, 0, err
+	}
+	c := a.t.newCarrier(s, g.local, g.remote, a.life, a.end, a.closeAgent)
+	c.check, c.home = ask.check, a.home
+	a.network.watch.Store(&stunWatch{password: remote.Password, heard: c.alive})
 	a.handOver()
 	return c, rtt, nil
 }
 
-// takeRemote hands the far end's candidates to ICE.
-func (a *Attempt) takeRemote(remote wire.IceParameters, offerer bool) error {
-	want := rolePassive
-	if offerer {
-		want = roleActive
+// mediaOf gives an application connection the way its media goes.
+func (a *Attempt) mediaOf(app *AppConn) error {
+	if a.direct != nil {
+		return a.direct.mediaOf(app)
 	}
-	if len(remote.Role) > 0 && string(remote.Role) != want {
-		return fmt.Errorf("%w: %q, want %q", ErrRole, remote.Role, want)
+	return app.follow(a.agent, a.network)
+}
+
+// home is the local address the link hangs on; invalid while there is none.
+func (a *Attempt) home() netip.Addr {
+	pair, err := a.agent.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return netip.Addr{}
+	}
+	local, err := candidateAddrPort(pair.Local)
+	if err != nil || pair.Local.Type() == ice.CandidateTypeRelay {
+		// A relayed address is another kit's. If our own end of it goes, ICE notices.
+		return netip.Addr{}
+	}
+	return local.Addr()
+}
+
+// takeRemote hands the far end's candidates to ICE.
+func (a *Attempt) takeRemote(remote wire.IceParameters) error {
+	if mixed(remote.Candidates) {
+		return ErrMixed
 	}
 	if len(remote.Ufrag) == 0 || len(remote.Password) == 0 {
 		return fmt.Errorf("%w: no ICE credentials", ErrHandshake)

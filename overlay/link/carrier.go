@@ -3,16 +3,47 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"sync"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/sr"
 )
 
 // maxReadErrors is how many warnings in a row a far end may send before its link is closed.
 const maxReadErrors = 16
 
-// carrier is what a Conn and an AppConn have in common: one DTLS session, what it runs on, and its end.
+var errGoodbye = errors.New("the far end closed")
+
+// session is a finished handshake: what the far end is, and how records go to it and come from it.
+type session struct {
+	records recordConn
+	peer    *ident.Peer
+	secrets keyer
+	client  bool   // this end was the TLS client
+	srtp    uint16 // the agreed SRTP protection profile, 0 for none
+	stream  bool   // over TCP: records come whole and in order or not at all
+	guard   *guard // nil over TCP
+
+	proof *sr.Reliability // the machine that carried the proofs of a shared-secret link; the link goes on with it
+	early [][]byte        // messages that came behind the far end's proof
+}
+
+// recordConn carries frames and messages, each whole. Write does not wait for the far end.
+type recordConn interface {
+	io.ReadWriteCloser
+	maxRecord() int // what Read may need room for
+}
+
+// keyer derives keys from a handshake (RFC 5705).
+type keyer interface {
+	Export(label string, context []byte, n int) ([]byte, error)
+}
+
+// carrier is what a Conn and an AppConn have in common: one session, what it runs on, and its end.
 type carrier struct {
 	t      *Transport
 	sess   *session
@@ -22,20 +53,32 @@ type carrier struct {
 
 	life context.Context // ends when the link does; its cause is why
 	end  context.CancelCauseFunc
+
+	pulse pulse
+	check func() bool       // nil: the link has no cheap check
+	home  func() netip.Addr // the local address it hangs on; invalid where that is not known
 }
 
 // newCarrier takes over a finished session. life is cancelled by whatever notices first that the link is gone;
 // release is called after the goodbye.
-func (t *Transport) newCarrier(s *session, g *guard, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
-	c := &carrier{t: t, sess: s, guard: g, local: addrPortOf(g.LocalAddr()), remote: addrPortOf(g.RemoteAddr()), life: life, end: end}
+func (t *Transport) newCarrier(s *session, local, remote net.Addr, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
+	c := &carrier{t: t, sess: s, guard: s.guard, local: addrPortOf(local), remote: addrPortOf(remote), life: life, end: end}
+	c.home = func() netip.Addr { return c.local.Addr() }
+	c.pulse.beat(t.cfg.Now()) // the handshake
+	t.links.add(c)
 	t.tasks.add()
 	context.AfterFunc(life, func() {
 		defer t.tasks.done()
-		g.parting.Store(true)
+		t.links.remove(c)
+		if s.guard != nil {
+			s.guard.parting.Store(true)
+		}
 		// Says goodbye and waits for the library's goroutines, which can take a flight interval; nobody waits
 		// for it here.
-		_ = s.Close()
-		_ = g.Close()
+		_ = s.records.Close()
+		if s.guard != nil {
+			_ = s.guard.Close()
+		}
 		release()
 	})
 	return c
@@ -67,25 +110,66 @@ func (c *carrier) Close() error {
 	return nil
 }
 
-// read hands every record's content to take, whose it is, until the link is gone.
-func (c *carrier) read(take func([]byte)) {
-	buf := make([]byte, maxDatagram)
+// alive notes that the far end proved to live.
+func (c *carrier) alive() { c.pulse.beat(c.t.cfg.Now()) }
+
+// read hands every record's content to take, whose it is, until the link is gone, and what there is of one that is too
+// long for the link to tooLong, if that is not nil.
+func (c *carrier) read(take func([]byte), tooLong chan<- []byte) {
+	buf := make([]byte, c.sess.records.maxRecord())
 	for failures := 0; failures < maxReadErrors; {
-		n, err := c.sess.Read(buf)
+		n, err := c.sess.records.Read(buf)
 		switch {
 		case c.life.Err() != nil:
 			return
 		case errors.Is(err, io.EOF):
 			c.end(errGoodbye)
 			return
+		case err != nil && c.sess.stream:
+			if long := new(tooLongError); tooLong != nil && errors.As(err, &long) {
+				tooLong <- long.head // the first and last
+				return
+			}
+			c.end(fmt.Errorf("%w: %w", ErrLinkFailed, err))
+			return
 		case err != nil: // a warning alert; anything worse ends in io.EOF
 			failures++
 		default:
 			failures = 0
+			c.alive()
 			take(append(make([]byte, 0, n), buf[:n]...))
 		}
 	}
 	c.end(ErrLinkFailed)
 }
 
-var errGoodbye = errors.New("the far end closed")
+// registry is the links that are open.
+type registry struct {
+	mu   sync.Mutex
+	open map[*carrier]struct{}
+}
+
+func (r *registry) add(c *carrier) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open == nil {
+		r.open = make(map[*carrier]struct{})
+	}
+	r.open[c] = struct{}{}
+}
+
+func (r *registry) remove(c *carrier) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, c)
+}
+
+func (r *registry) all() []*carrier {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*carrier, 0, len(r.open))
+	for c := range r.open {
+		list = append(list, c)
+	}
+	return list
+}

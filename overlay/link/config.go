@@ -13,7 +13,6 @@ import (
 
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link/sr"
-	"fieldkit/overlay/wire"
 )
 
 // Errors that callers decide on.
@@ -31,6 +30,9 @@ var (
 	ErrHandshake   = errors.New("handshake failed")
 	ErrRole        = errors.New("ICE role of the wrong side")
 	ErrSelf        = errors.New("peer shows our own Node-ID")
+	ErrMixed       = errors.New("candidates with and without ICE in one Attach")
+	ErrProof       = errors.New("no valid proof of who is at the other end")
+	ErrNoProtocol  = errors.New("no overlay link protocol of ours is permitted")
 )
 
 // Config is what a Transport is made of. Identity, Trust and Addresses are required.
@@ -38,7 +40,18 @@ type Config struct {
 	Identity *ident.Identity
 	Trust    *ident.Trust
 
-	// Port of the bootstrap listener, normally wire.DefaultPort; 0 takes any free one.
+	// NoICE and LinkProtocols are no-ice and the overlay-link-protocol elements of the configuration document
+	// (RFC 6940 §11.1); none means "TLS". docs/adr/0014 says what comes of them.
+	NoICE         bool
+	LinkProtocols []string
+
+	// SharedSecret, where it is not nil, admits to the overlay who knows it instead of who shows a certificate in the
+	// handshake (RFC 6940 §13.4, TLS-PSK): at least MinSharedSecret bytes. Each end then proves by its certificate
+	// who it is, on the fresh link (docs/adr/0015).
+	SharedSecret []byte
+
+	// Port of the bootstrap listener, normally wire.DefaultPort; 0 takes any free one. UDP, and TCP where links
+	// over TCP are permitted.
 	Port uint16
 
 	// Addresses returns the local addresses that the overlay may use; it is asked anew for every Attach and
@@ -61,7 +74,8 @@ type Config struct {
 	Net    transport.Net // nil is the host's network; tests give a simulated one
 	KeyLog io.Writer     // TLS secrets for a packet analyser. Tests only: who reads it reads everything
 
-	MaxMessage       int           // bytes of a RELOAD message or fragment; default 5000 (RFC 6940 §11.1 max-message-size)
+	MaxMessage       int           // bytes of a RELOAD message: max-message-size of the document, default 5000 (RFC 6940 §11.1)
+	MaxFrame         int           // bytes of the message or fragment that one frame carries, see Conn.MaxFrame; default and at most 8000
 	ConnectTimeout   time.Duration // ICE and DTLS of one attempt together; default 15 s
 	HandshakeTimeout time.Duration // one DTLS handshake on the bootstrap port; default 5 s
 	IdleTimeout      time.Duration // bootstrap links have no keep-alives: closed when nothing came for so long; default 2 min
@@ -81,10 +95,15 @@ const (
 
 	// maxDatagram is what pion's receive buffers hold (ice receiveMTU, dtls inboundBufferSize).
 	maxDatagram = 8192
-	// recordOverhead is a DTLS record header and the AEAD tag.
-	recordOverhead = 13 + 16
 	// MaxAppMessage is the largest message an AppConn carries: one DTLS record that fits maxDatagram.
 	MaxAppMessage = 8000
+	// maxFrame is the same for a frame.
+	maxFrame = 8000
+
+	// MinSharedSecret is the least length of a shared secret in bytes. Whoever is on the radio can answer one
+	// handshake and then try secrets at leisure (RFC 6940 §13.4: "such keys are very susceptible to dictionary
+	// attacks"); so it must be random and not a password.
+	MinSharedSecret = 16
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -101,9 +120,16 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.GatherTimeout, defaultGatherTimeout)
 	setDefault(&c.MaxLinks, defaultMaxLinks)
 	setDefault(&c.MaxAttempts, defaultMaxAttempts)
-	if limit := maxDatagram - recordOverhead - wire.FrameDataOverhead; c.MaxMessage > limit {
-		return c, fmt.Errorf("link configuration: messages of %d bytes, at most %d fit a record", c.MaxMessage, limit)
+	setDefault(&c.MaxFrame, maxFrame)
+	switch {
+	case c.MaxFrame < 0 || c.MaxFrame > maxFrame:
+		return c, fmt.Errorf("link configuration: frames of %d bytes, at most %d fit a record", c.MaxFrame, maxFrame)
+	case c.MaxMessage < 0 || c.MaxMessage >= 1<<24:
+		return c, fmt.Errorf("link configuration: messages of %d bytes", c.MaxMessage)
+	case c.SharedSecret != nil && len(c.SharedSecret) < MinSharedSecret:
+		return c, fmt.Errorf("link configuration: shared secret of %d bytes, at least %d are wanted", len(c.SharedSecret), MinSharedSecret)
 	}
+	c.MaxFrame = min(c.MaxFrame, c.MaxMessage)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -17,11 +17,20 @@ const (
 	receiveQueue      = 64
 )
 
-// Conn is an overlay link: RELOAD messages under Simple Reliability over DTLS.
+// framing is the machine of a link: sr.Reliability or sr.Framing.
+type framing interface {
+	Step(now time.Time, in sr.Input, out []sr.Output) []sr.Output
+	Deadline() (at time.Time, ok bool)
+	Farewell(m []byte, out []sr.Output) []sr.Output
+	Stats() sr.Stats
+}
+
+// Conn is an overlay link: RELOAD messages under Simple Reliability over DTLS, or in frames over TLS and TCP.
 type Conn struct {
 	*carrier
 	idle     time.Duration // 0: no limit
 	records  chan []byte
+	tooLong  chan []byte // the beginning of a message that is too large to be read whole
 	received chan []byte
 	wake     chan struct{}
 	suspect  atomic.Bool
@@ -31,7 +40,7 @@ type Conn struct {
 	writeErrors              atomic.Uint64
 
 	mu sync.Mutex // a leaf: Send queues, run does all else
-	sr *sr.Reliability
+	sr framing
 }
 
 // ConnStats is what a link counts.
@@ -53,15 +62,30 @@ type ConnStats struct {
 	Suspect        bool          `json:"suspect"`
 }
 
+// srConfig are the bounds of a link. rtt is ICE's last measurement or 0.
+func (t *Transport) srConfig(rtt time.Duration) sr.Config {
+	return sr.Config{
+		MaxSend: t.cfg.MaxFrame, MaxReceive: t.cfg.MaxMessage,
+		QueueMessages: sendQueueMessages, QueueBytes: sendQueueBytes, InitialRTT: rtt,
+	}
+}
+
 // newConn starts a link on c. rtt is ICE's last measurement or 0.
 func newConn(c *carrier, rtt, idle time.Duration) *Conn {
 	l := &Conn{
-		carrier: c, idle: idle,
-		records: make(chan []byte), received: make(chan []byte, receiveQueue), wake: make(chan struct{}, 1),
-		sr: sr.New(sr.Config{
-			MaxSend: c.t.cfg.MaxMessage, MaxReceive: c.t.cfg.MaxMessage,
-			QueueMessages: sendQueueMessages, QueueBytes: sendQueueBytes, InitialRTT: rtt,
-		}),
+		carrier: c, idle: idle, records: make(chan []byte), tooLong: make(chan []byte, 1),
+		received: make(chan []byte, receiveQueue), wake: make(chan struct{}, 1),
+	}
+	switch {
+	case c.sess.stream:
+		l.sr = sr.NewFraming(c.t.srConfig(rtt))
+	case c.sess.proof != nil:
+		l.sr = c.sess.proof
+		for _, m := range c.sess.early {
+			l.received <- m
+		}
+	default:
+		l.sr = sr.New(c.t.srConfig(rtt))
 	}
 	c.t.stats.conns.Add(1)
 	c.t.tasks.run(func() {
@@ -74,10 +98,14 @@ func newConn(c *carrier, rtt, idle time.Duration) *Conn {
 			case l.records <- b:
 			case <-c.life.Done():
 			}
-		})
+		}, l.tooLong)
 	})
 	return l
 }
+
+// MaxFrame is the largest message or fragment that Send takes, in bytes. Larger messages go in fragments (RFC 6940
+// §6.7).
+func (l *Conn) MaxFrame() int { return l.t.cfg.MaxFrame }
 
 // Send queues a message, which it takes over. It never blocks: ErrQueueFull says that the link is slower than what
 // is sent, ErrTooLarge that the message needs fragmenting (RFC 6940 §6.7).
@@ -144,6 +172,7 @@ func (l *Conn) run() {
 		out   []sr.Output
 		in    sr.Input
 		heard = l.t.cfg.Now()
+		held  []byte // delivered over a stream when nobody took messages: nothing more is read then
 	)
 	for {
 		now := l.t.cfg.Now()
@@ -155,6 +184,10 @@ func (l *Conn) run() {
 		at, ok := l.sr.Deadline()
 		l.mu.Unlock()
 		for _, o := range out {
+			if o.Kind == sr.Deliver && len(l.received) == cap(l.received) {
+				held = o.Data // one input delivers one message
+				continue
+			}
 			l.do(o)
 		}
 		clear(out)
@@ -174,14 +207,24 @@ func (l *Conn) run() {
 		}
 		timer.Reset(wait)
 		in = sr.Input{}
+		records, deliver := l.records, l.received
+		if held == nil {
+			deliver = nil
+		} else {
+			records = nil // TCP tells the far end to wait
+		}
 		select {
 		case <-l.life.Done():
 			return
 		case <-l.wake:
 		case <-timer.C:
-		case b := <-l.records:
+		case deliver <- held:
+			held = nil
+		case head := <-l.tooLong:
+			l.refuse(head)
+		case b := <-records:
 			l.bytesReceived.Add(uint64(len(b)))
-			if len(b) > 0 && b[0] == wire.FrameData && len(l.received) == cap(l.received) {
+			if !l.sess.stream && len(b) > 0 && b[0] == wire.FrameData && len(l.received) == cap(l.received) {
 				// Not acknowledged, so the far end sends it again: the user's slowness becomes its backpressure.
 				l.unacknowledged.Add(1)
 				heard = l.t.cfg.Now()
@@ -192,10 +235,23 @@ func (l *Conn) run() {
 	}
 }
 
+// refuse answers a message that is too large and ends the link.
+func (l *Conn) refuse(head []byte) {
+	if m := l.t.tooLarge(l.Peer().NodeID, head); m != nil {
+		l.mu.Lock()
+		out := l.sr.Farewell(m, nil)
+		l.mu.Unlock()
+		for _, o := range out {
+			l.do(o)
+		}
+	}
+	l.end(ErrTooLarge)
+}
+
 func (l *Conn) do(o sr.Output) {
 	switch o.Kind {
 	case sr.Transmit:
-		if _, err := l.sess.Write(o.Data); err != nil {
+		if _, err := l.sess.records.Write(o.Data); err != nil {
 			l.writeErrors.Add(1)
 			return
 		}
@@ -207,6 +263,10 @@ func (l *Conn) do(o sr.Output) {
 	case sr.Restored:
 		l.suspect.Store(false)
 	case sr.Fail:
+		if o.Data != nil {
+			l.refuse(o.Data)
+			return
+		}
 		l.end(o.Err)
 	case sr.Refuse: // answers Send, not run
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/transport/v2"
 )
@@ -17,7 +18,11 @@ const maxRestarts = 3
 // errAgain ends a handshake whose cookie was for the listener's address check only.
 var errAgain = errors.New("listener asks to begin the handshake anew")
 
-// Bootstrap makes a link to a neighbour's bootstrap port (RFC 6940 §11.4): DTLS client, no ICE. The neighbour may be
+// overTCPAfter is how long UDP is tried alone where TCP is permitted, too.
+const overTCPAfter = time.Second
+
+// Bootstrap makes a link to a neighbour's bootstrap port (RFC 6940 §11.4): TLS client, no ICE; over UDP or TCP as the
+// overlay permits, UDP first. The neighbour may be
 // any kit of the mission; the caller compares Peer with whom it expected. Link-local IPv6 addresses need their zone.
 func (t *Transport) Bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
 	c, err := t.bootstrap(ctx, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()))
@@ -37,7 +42,63 @@ func (t *Transport) bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, 
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.ConnectTimeout)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
+	switch {
+	case t.tcp == nil:
+		return t.bootstrapUDP(ctx, addr)
+	case !t.usesUDP():
+		return t.bootstrapTCP(ctx, addr)
+	}
+	return t.bootstrapEither(ctx, addr)
+}
 
+// bootstrapEither tries UDP and, when that takes long or fails, TCP beside it: there are networks that carry no UDP. The
+// first link is taken.
+func (t *Transport) bootstrapEither(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		c   *Conn
+		err error
+	}
+	results, udpFailed := make(chan result, 2), make(chan struct{})
+	t.tasks.run(func() {
+		c, err := t.bootstrapUDP(ctx, addr)
+		if err != nil {
+			close(udpFailed)
+		}
+		results <- result{c, err}
+	})
+	t.tasks.run(func() {
+		timer := time.NewTimer(overTCPAfter)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-udpFailed:
+		case <-ctx.Done():
+			results <- result{nil, ctx.Err()}
+			return
+		}
+		c, err := t.bootstrapTCP(ctx, addr)
+		results <- result{c, err}
+	})
+	first := <-results
+	if first.err == nil {
+		cancel()
+		t.tasks.run(func() {
+			if late := <-results; late.err == nil {
+				_ = late.c.Close()
+			}
+		})
+		return first.c, nil
+	}
+	second := <-results
+	if second.err != nil {
+		return nil, errors.Join(first.err, second.err)
+	}
+	return second.c, nil
+}
+
+func (t *Transport) bootstrapUDP(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
 	socket, err := t.net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -61,7 +122,7 @@ func (t *Transport) bootstrap(ctx context.Context, addr netip.AddrPort) (*Conn, 
 		return nil, errors.Join(err, socket.Close())
 	}
 	life, end := context.WithCancelCause(t.ctx)
-	return newConn(t.newCarrier(s, d.guard.Load(), life, end, func() {}), 0, t.cfg.IdleTimeout), nil
+	return newConn(t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), 0, t.cfg.IdleTimeout), nil
 }
 
 // mayBeFrom reports whether a bootstrap link may use this local address.
@@ -93,7 +154,7 @@ func (t *Transport) tryBootstrap(ctx context.Context, d *dialed) (*session, erro
 		return n, err
 	}
 	d.guard.Store(g)
-	s, err := t.shake(ctx, handshake{guard: g, client: true, interval: defaultFlightInterval})
+	s, err := t.establish(ctx, handshake{guard: g, client: true, interval: defaultFlightInterval})
 	if err != nil {
 		_ = g.Close()
 		if errors.Is(context.Cause(ctx), errAgain) {

@@ -44,13 +44,10 @@ type handshake struct {
 	proven   bool // the client's address is proven (by ICE): no cookie exchange
 }
 
-// session is a finished handshake.
-type session struct {
-	*dtls.Conn
-	peer    *ident.Peer
-	secrets *suite.Exporter
-	client  bool
-}
+// dtlsRecords is a DTLS connection: a record of application data is one frame or message (RFC 6347 §4.1).
+type dtlsRecords struct{ *dtls.Conn }
+
+func (dtlsRecords) maxRecord() int { return maxDatagram }
 
 // shake runs the handshake until ctx ends and returns the session.
 func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
@@ -76,6 +73,15 @@ func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
 			return refusal
 		},
 	}
+	secret := t.cfg.SharedSecret
+	if secret != nil {
+		// With a certificate the library would offer certificate suites, too.
+		cfg.Certificates, cfg.ClientAuth, cfg.VerifyPeerCertificate = nil, dtls.NoClientCert, nil
+		cfg.CustomCipherSuites = suite.Only(suite.PSK, secrets)
+		cfg.PSK = func([]byte) ([]byte, error) { return secret, nil }
+		cfg.PSKIdentityHint = []byte(pskIdentity) // the client's identity; as server's hint RFC 5489 §2 wants the field
+		h.guard.psk = true
+	}
 	if h.srtp {
 		cfg.SRTPProtectionProfiles = srtpProfiles
 	}
@@ -89,7 +95,7 @@ func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
 		err = refusal
 	case err != nil:
 		err = explain(err, h.guard)
-	case peer == nil: // cannot happen with a certificate suite; never trust a library with that
+	case peer == nil && secret == nil: // cannot happen with a certificate suite; never trust a library with that
 		err = ErrNoCert
 	}
 	if err != nil {
@@ -101,7 +107,11 @@ func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
 	}
 	h.guard.established.Store(true)
 	t.stats.handshakes.Add(1)
-	return &session{Conn: c, peer: peer, secrets: secrets, client: h.client}, nil
+	s := &session{records: dtlsRecords{c}, peer: peer, secrets: secrets, client: h.client, guard: h.guard}
+	if profile, ok := c.SelectedSRTPProtectionProfile(); ok {
+		s.srtp = uint16(profile)
+	}
+	return s, nil
 }
 
 // verify holds a handshake's certificates against the mission and against who was asked for: "The nodes MUST
@@ -112,15 +122,24 @@ func (t *Transport) verify(raw [][]byte, want wire.NodeID) (*ident.Peer, error) 
 		return nil, ErrNoCert
 	}
 	peer, err := t.cfg.Trust.VerifyChain(raw, t.cfg.Now())
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("peer certificate: %w", err)
-	case peer.NodeID == t.cfg.Identity.NodeID():
-		return nil, ErrSelf
-	case !want.IsZero() && peer.NodeID != want:
-		return nil, fmt.Errorf("%w: %v, want %v", ErrWrongPeer, peer.NodeID, want)
+	}
+	if err := t.expect(peer, want); err != nil {
+		return nil, err
 	}
 	return peer, nil
+}
+
+// expect compares who is at the other end with who was asked for; the zero Node-ID is anybody but ourselves.
+func (t *Transport) expect(peer *ident.Peer, want wire.NodeID) error {
+	switch {
+	case peer.NodeID == t.cfg.Identity.NodeID():
+		return ErrSelf
+	case !want.IsZero() && peer.NodeID != want:
+		return fmt.Errorf("%w: %v, want %v", ErrWrongPeer, peer.NodeID, want)
+	}
+	return nil
 }
 
 // explain gives the library's unexported failures a name where there is one to decide on.

@@ -25,6 +25,8 @@ const (
 
 	handshakeClientHello        = 1
 	handshakeHelloVerifyRequest = 3
+	handshakeServerKeyExchange  = 12
+	handshakeClientKeyExchange  = 16
 	handshakeHeaderLen          = 12
 
 	// After the handshake the only handshake record that has a meaning is the far end's Finished, sent again
@@ -52,6 +54,7 @@ type guard struct {
 	parting     atomic.Bool // the goodbye is being said
 	late        int         // protected handshake records since established
 	alert       atomic.Uint32
+	psk         bool                // the handshake is one with a shared secret
 	verify      func(cookie []byte) // told of every HelloVerifyRequest before the handshake is done
 	stats       *guardStats
 
@@ -124,7 +127,7 @@ func (g *guard) accept(r []byte) bool {
 		switch r[0] {
 		case contentHandshake:
 			g.watchCookie(body)
-			return true
+			return !g.psk || soundKeyExchange(body)
 		case contentChangeCipherSpec:
 			return true
 		case contentAlert:
@@ -148,6 +151,30 @@ func (g *guard) accept(r []byte) bool {
 		return g.late <= maxLateHandshake && len(r) <= maxLateHandshakeSize
 	}
 	return false
+}
+
+// soundKeyExchange reports whether the key exchange messages of a plaintext handshake record are ones the library may
+// read. With ECDHE_PSK it takes the byte behind the identity without looking whether there is one: a message of four
+// bytes would end the process (GO-2026-6165 lists that for the client and later major versions; the server has it, too).
+// Fragments of them are refused: nobody has to split a message of a hundred bytes.
+func soundKeyExchange(b []byte) bool {
+	for len(b) >= handshakeHeaderLen {
+		size := int(b[1])<<16 | int(b[2])<<8 | int(b[3])
+		offset := int(b[6])<<16 | int(b[7])<<8 | int(b[8])
+		part := int(b[9])<<16 | int(b[10])<<8 | int(b[11])
+		kind := b[0]
+		b = b[handshakeHeaderLen:]
+		if kind == handshakeServerKeyExchange || kind == handshakeClientKeyExchange {
+			if offset != 0 || part != size || size > len(b) || size < 2 {
+				return false
+			}
+			if id := int(binary.BigEndian.Uint16(b)); 2+id >= size {
+				return false
+			}
+		}
+		b = b[min(size, len(b)):] // as the library goes on
+	}
+	return len(b) == 0
 }
 
 func (g *guard) watchCookie(b []byte) {

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
+
+	"fieldkit/overlay/wire"
 )
 
 // Bounds of the bootstrap port. Anybody can send to it, from any address.
@@ -30,6 +33,7 @@ const (
 type listener struct {
 	t       *Transport
 	sockets []packetSocket
+	tcp     []*net.TCPListener
 	port    uint16
 	cookies *cookies
 	allowed *addressFilter
@@ -56,7 +60,7 @@ func (t *Transport) listen() (*listener, error) {
 		t: t, cookies: ck, allowed: &addressFilter{cfg: &t.cfg},
 		sessions: make(map[netip.AddrPort]*bootstrapSession), proven: make(map[netip.AddrPort]time.Time),
 	}
-	if l.sockets, l.port, err = openSockets(t.cfg.Net, t.net, t.cfg.Port); err != nil {
+	if err := l.openPort(); err != nil {
 		return nil, fmt.Errorf("bootstrap port %d: %w", t.cfg.Port, err)
 	}
 	for _, s := range l.sockets {
@@ -65,10 +69,44 @@ func (t *Transport) listen() (*listener, error) {
 	return l, nil
 }
 
+// openPort opens the port over UDP, over TCP, or with the same number over both. A simulated network has no TCP.
+func (l *listener) openPort() (err error) {
+	t := l.t
+	tcp := t.uses(wire.LinkTLSTCPFHNoICE) && t.cfg.Net == nil
+	const tries = 8 // with port 0 the port that UDP got may be taken on TCP
+	for range tries {
+		port := t.cfg.Port
+		if t.usesUDP() {
+			if l.sockets, port, err = openSockets(t.cfg.Net, t.net, port); err != nil {
+				return err
+			}
+		}
+		l.port = port
+		if !tcp {
+			return nil
+		}
+		var sockets []*net.TCPListener
+		if sockets, err = listenTCP(port); err == nil {
+			l.port = addrPortOf(sockets[0].Addr()).Port()
+			l.tcp = sockets
+			return nil
+		}
+		_ = l.close()
+		l.sockets = nil
+		if t.cfg.Port != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
+	return err
+}
+
 func (l *listener) close() error {
 	var errs []error
 	for _, s := range l.sockets {
 		errs = append(errs, s.close())
+	}
+	for _, s := range l.tcp {
+		errs = append(errs, s.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -220,7 +258,7 @@ func (l *listener) drop(from netip.AddrPort, sess *bootstrapSession) {
 func (l *listener) shake(sess *bootstrapSession, from netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(l.t.ctx, l.t.cfg.HandshakeTimeout)
 	defer cancel()
-	s, err := l.t.shake(ctx, handshake{guard: sess.guard, interval: defaultFlightInterval})
+	s, err := l.t.establish(ctx, handshake{guard: sess.guard, interval: defaultFlightInterval})
 	if err != nil {
 		_ = sess.guard.Close()
 		if l.t.ctx.Err() == nil {
@@ -230,11 +268,15 @@ func (l *listener) shake(sess *bootstrapSession, from netip.AddrPort) {
 	}
 	l.settle(sess)
 	life, end := context.WithCancelCause(l.t.ctx)
-	c := newConn(l.t.newCarrier(s, sess.guard, life, end, func() {}), 0, l.t.cfg.IdleTimeout)
+	l.t.deliver(newConn(l.t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), 0, l.t.cfg.IdleTimeout))
+}
+
+// deliver hands a link to Accept.
+func (t *Transport) deliver(c *Conn) {
 	select {
-	case l.t.accepted <- c:
+	case t.accepted <- c:
 	default:
-		l.t.stats.acceptOverflow.Add(1)
+		t.stats.acceptOverflow.Add(1)
 		_ = c.Close()
 	}
 }
@@ -279,16 +321,18 @@ type addressFilter struct {
 	at    time.Time
 }
 
+// forget makes it read them again.
+func (f *addressFilter) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.known = nil
+}
+
 // serves reports whether a datagram that arrived at to is for the overlay.
 func (f *addressFilter) serves(to localAddr, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known == nil || now.Sub(f.at) >= addressCacheLife || now.Before(f.at) {
-		f.known, f.names, f.at = make(map[netip.Addr]bool), make(map[int]string), now
-		for _, a := range f.cfg.Addresses() {
-			f.known[a.Unmap()] = true
-		}
-	}
+	f.read(now)
 	if !to.addr.IsValid() { // a simulated socket that cannot tell
 		return true
 	}
@@ -302,5 +346,29 @@ func (f *addressFilter) serves(to localAddr, now time.Time) bool {
 		}
 		f.names[to.ifindex] = name
 	}
-	return name != "" && (f.known[to.addr.WithZone(name)] || f.cfg.Interfaces != nil && f.cfg.Interfaces(name))
+	return f.servesZone(to.addr, name)
+}
+
+// servesAddr is the same for the local address of a TCP connection, which has its zone.
+func (f *addressFilter) servesAddr(to netip.Addr, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.read(now)
+	if !to.Is6() || !to.IsLinkLocalUnicast() {
+		return f.known[to]
+	}
+	return f.servesZone(to, to.Zone())
+}
+
+func (f *addressFilter) servesZone(to netip.Addr, name string) bool {
+	return name != "" && (f.known[to.WithZone(name)] || f.cfg.Interfaces != nil && f.cfg.Interfaces(name))
+}
+
+func (f *addressFilter) read(now time.Time) {
+	if f.known == nil || now.Sub(f.at) >= addressCacheLife || now.Before(f.at) {
+		f.known, f.names, f.at = make(map[netip.Addr]bool), make(map[int]string), now
+		for _, a := range f.cfg.Addresses() {
+			f.known[a.Unmap()] = true
+		}
+	}
 }

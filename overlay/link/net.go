@@ -23,6 +23,8 @@ type agentNet struct {
 	addresses func() []netip.Addr
 	stats     *guardStats
 
+	watch atomic.Pointer[stunWatch]
+
 	mu      sync.Mutex
 	sockets []*agentSocket
 }
@@ -42,7 +44,7 @@ func (n *agentNet) ListenUDP(network string, addr *net.UDPAddr) (transport.UDPCo
 	if err != nil {
 		return nil, err
 	}
-	s := &agentSocket{UDPConn: c, stats: n.stats}
+	s := &agentSocket{UDPConn: c, stats: n.stats, net: n}
 	s.raw, _ = c.(*net.UDPConn)
 	n.mu.Lock()
 	n.sockets = append(n.sockets, s)
@@ -73,6 +75,7 @@ type agentSocket struct {
 	transport.UDPConn
 	raw   *net.UDPConn // the same, where it is the host's: reads and writes without allocation
 	stats *guardStats
+	net   *agentNet
 	media atomic.Pointer[mediaPath]
 
 	// The address of the last datagram, for the library, which wants it as net.Addr. Owned by the reader.
@@ -104,6 +107,9 @@ func (s *agentSocket) ReadFrom(b []byte) (int, net.Addr, error) {
 				s.stats.stunDropped.Add(1)
 				continue
 			}
+			if w := s.net.watch.Load(); w != nil {
+				w.answer(b[:n], from)
+			}
 		case first >= 128 && first <= 191:
 			if m := s.media.Load(); m != nil && m.remote == from {
 				m.receive(b[:n])
@@ -120,6 +126,18 @@ func (s *agentSocket) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 		return n, s.lastAddr, nil
 	}
+}
+
+// WriteTo sends for the library, whose Binding requests are noted.
+func (s *agentSocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	if w := s.net.watch.Load(); w != nil && len(b) > 0 && b[0] <= 3 {
+		w.request(b, addrPortOf(to))
+	}
+	return s.UDPConn.WriteTo(b, to)
+}
+
+func (s *agentSocket) writeTo(b []byte, to netip.AddrPort) (int, error) {
+	return s.WriteTo(b, net.UDPAddrFromAddrPort(to))
 }
 
 func (s *agentSocket) read(b []byte) (int, netip.AddrPort, error) {
@@ -146,11 +164,13 @@ func (m *mediaPath) send(b []byte) error {
 }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
-	u, ok := a.(*net.UDPAddr)
-	if !ok || u == nil {
-		return netip.AddrPort{}
+	var p netip.AddrPort
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		p = a.AddrPort()
+	case *net.TCPAddr:
+		p = a.AddrPort()
 	}
-	p := u.AddrPort()
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,10 @@ type Transport struct {
 	refusals   *bucket
 	stats      transportStats
 	listener   *listener
+	tcp        *tcpListener // nil where no links over TCP are made
+
+	protocols []uint8 // overlay link types that the overlay permits
+	links     registry
 
 	closeListener func() error // once
 	accepted      chan *Conn
@@ -48,7 +53,7 @@ type transportStats struct {
 	acceptOverflow                  atomic.Uint64
 	handshakes, handshakesFailed    atomic.Uint64
 	conns, appConns                 atomic.Int64
-	bootstrapSessions               atomic.Int64
+	bootstrapSessions, tcpSessions  atomic.Int64
 }
 
 // Stats is what a Transport counts.
@@ -81,8 +86,12 @@ func New(cfg Config) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
+	protocols, err := protocolsOf(cfg.NoICE, cfg.LinkProtocols, cfg.SharedSecret != nil)
+	if err != nil {
+		return nil, err
+	}
 	t := &Transport{
-		cfg: cfg, net: cfg.Net, cert: cfg.Identity.TLSCertificate(), libraryLog: quietLogger{cfg.Log},
+		protocols: protocols, cfg: cfg, net: cfg.Net, cert: cfg.Identity.TLSCertificate(), libraryLog: quietLogger{cfg.Log},
 		refusals: newBucket(refusalRate, refusalBurst), accepted: make(chan *Conn, acceptBacklog),
 	}
 	if t.net == nil {
@@ -96,10 +105,13 @@ func New(cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	t.closeListener = sync.OnceValue(t.listener.close)
+	if len(t.listener.tcp) > 0 {
+		t.tcp = t.serveTCP(t.listener.tcp)
+	}
 	return t, nil
 }
 
-// Port is the UDP port of the bootstrap listener.
+// Port is the UDP and TCP port of the bootstrap listener.
 func (t *Transport) Port() uint16 { return t.listener.port }
 
 // Accept returns the next link that a neighbour opened on the bootstrap port; its certificate is checked.
@@ -129,7 +141,7 @@ func (t *Transport) Stats() Stats {
 	s := &t.stats
 	return Stats{
 		Conns: s.conns.Load(), AppConns: s.appConns.Load(), Attempts: s.attempts.Load(),
-		BootstrapSessions: s.bootstrapSessions.Load(),
+		BootstrapSessions: s.bootstrapSessions.Load() + s.tcpSessions.Load(),
 		Handshakes:        s.handshakes.Load(), HandshakesFailed: s.handshakesFailed.Load(),
 		Refused: s.refused.Load(), RefusedUnreported: s.refusedUnreported.Load(),
 		BootstrapDropped: s.bootstrapDropped.Load(), BootstrapBusy: s.bootstrapBusy.Load(),
@@ -139,6 +151,50 @@ func (t *Transport) Stats() Stats {
 		STUNDropped: s.guard.stunDropped.Load(), MediaDropped: s.guard.mediaDropped.Load(),
 		Overflow: s.guard.overflow.Load(),
 	}
+}
+
+// AddressesChanged closes the links whose local address Config.Addresses no longer names, without waiting until their
+// silence is noticed. To be called when an address or an interface went away.
+func (t *Transport) AddressesChanged() {
+	t.listener.allowed.forget()
+	var usable []netip.Addr
+	for _, a := range t.cfg.Addresses() {
+		usable = append(usable, a.Unmap())
+	}
+	for _, c := range t.links.all() {
+		if home := c.home(); home.IsValid() && !home.IsUnspecified() && !t.mayUse(home, usable) {
+			c.end(fmt.Errorf("%w: %v is no longer ours", ErrNoAddress, home))
+		}
+	}
+}
+
+// mayUse tells whether the overlay may use a local address, given those it was told of. Link-local ones are told apart
+// by their zone, where it is known.
+func (t *Transport) mayUse(local netip.Addr, usable []netip.Addr) bool {
+	for _, a := range usable {
+		if a == local || a.WithZone("") == local.WithZone("") && (a.Zone() == "" || local.Zone() == "") {
+			return true
+		}
+	}
+	return local.IsLinkLocalUnicast() && local.Zone() != "" && t.cfg.Interfaces != nil && t.cfg.Interfaces(local.Zone()) && assigned(local)
+}
+
+// assigned tells whether a link-local address is still on its interface.
+func assigned(a netip.Addr) bool {
+	ifc, err := net.InterfaceByName(a.Zone())
+	if err != nil || ifc.Flags&net.FlagUp == 0 {
+		return false
+	}
+	list, err := ifc.Addrs()
+	if err != nil {
+		return false
+	}
+	for _, x := range list {
+		if n, ok := x.(*net.IPNet); ok && n.IP.Equal(a.AsSlice()) {
+			return true
+		}
+	}
+	return false
 }
 
 // usable is the local addresses for ICE: no duplicates, no link-local IPv6, which needs a zone at both ends and

@@ -327,9 +327,13 @@ type receiver struct {
 	lastAt  time.Time
 }
 
-// receive notes a DATA frame and returns the mask for its ACK, and whether its message is new.
-func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fresh bool) {
-	seen := false
+// mask notes a received sequence number and returns the mask for its ACK.
+func (v *receiver) mask(seq uint32) (mask uint32) {
+	mask, _ = v.note(seq)
+	return mask
+}
+
+func (v *receiver) note(seq uint32) (mask uint32, seen bool) {
 	for _, old := range v.recent[:v.n] {
 		if d := seq - old; d == 0 {
 			seen = true
@@ -337,13 +341,20 @@ func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fr
 			mask |= 1 << d
 		}
 	}
+	if !seen {
+		v.recent[v.pos] = seq
+		v.pos = (v.pos + 1) % len(v.recent)
+		v.n = min(v.n+1, len(v.recent))
+	}
+	return mask, seen
+}
+
+// receive notes a DATA frame and returns the mask for its ACK, and whether its message is new.
+func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fresh bool) {
+	mask, seen := v.note(seq)
 	if seen {
 		return mask, false
 	}
-	v.recent[v.pos] = seq
-	v.pos = (v.pos + 1) % len(v.recent)
-	v.n = min(v.n+1, len(v.recent))
-
 	// A retransmission has a new sequence number and the old content. The sender has one message under way,
 	// so its copies are among the next four numbers.
 	sum := digest(m)
