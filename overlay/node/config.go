@@ -44,6 +44,7 @@ var (
 	ErrClosed     = peer.ErrClosed
 	ErrInProgress = peer.ErrInProgress // Attach and AppAttach glare
 	ErrTooLarge   = peer.ErrTooLarge
+	ErrNoClients  = peer.ErrNoClients // the document has clients-permitted false
 )
 
 // IsRemote reports whether err is an error answer with that code.
@@ -73,6 +74,10 @@ type Config struct {
 	// NewDocument is told of a newer, correctly signed document that a ConfigUpdate brought, of each one
 	// once. The running node keeps its own until it is made anew with it. Called from a goroutine of its own.
 	NewDocument func(doc *ident.Document)
+
+	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
+	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.
+	Client bool
 
 	// Chord sets the timers and limits of the topology; zero fields, and Rand, are filled in.
 	Chord chord.Config

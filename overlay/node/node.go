@@ -52,6 +52,9 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.Document.Supported(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
+	if cfg.Client && !cfg.Document.ClientsPermitted {
+		return nil, fmt.Errorf("node: %w", ErrNoClients)
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -139,7 +142,7 @@ func (n *Node) makePeer(e *env) error {
 	var err error
 	n.peer, err = peer.New(peer.Config{
 		ID: n.ID(), Document: n.cfg.Document, Env: e, Crypto: peer.Credentials{Identity: n.cfg.Identity, Trust: n.cfg.Trust},
-		Rand: rand.NewChaCha8(seed), StorageTime: saved, MayStore: n.cfg.MayStore, Chord: n.cfg.Chord, Log: n.log,
+		Rand: rand.NewChaCha8(seed), StorageTime: saved, MayStore: n.cfg.MayStore, Client: n.cfg.Client, Chord: n.cfg.Chord, Log: n.log,
 	}, n.now())
 	return err
 }

@@ -39,6 +39,7 @@ const (
 	updateBurst      = 16
 	dialTimeout      = 5 * time.Second // for one address; the handshake is one of DTLS on a LAN
 	attachTimeout    = 20 * time.Second
+	joinGrace        = time.Minute     // what a linked node gets to join where clients are not permitted
 	linkGrace        = 3 * time.Second // both links live on after a replacement: make before break
 	concurrentLinks  = 5 * time.Second // links made within this time of each other are ranked by rule, not by age
 	neighbourIdle    = 4 * time.Second
@@ -63,6 +64,7 @@ var (
 	ErrClosed     = errors.New("node not running")
 	ErrInProgress = errors.New("the other side's own attempt goes on") // Attach and AppAttach glare
 	ErrTooLarge   = errors.New("message exceeds the overlay's maximum size")
+	ErrNoClients  = errors.New("the overlay permits no clients") // clients-permitted (RFC 6940 §11.1)
 )
 
 // RemoteError is an error answer of another peer (RFC 6940 §6.3.3.1).
@@ -98,6 +100,10 @@ type Config struct {
 	// e.g. the domain restrictions of RFC 7904 §3.3. It is called by jobs of Env.Work, several at once; an error
 	// is answered with Error_Forbidden. nil allows.
 	MayStore func(kind wire.KindID, resource wire.ResourceID, value *wire.StoredData, signer *ident.Peer) error
+
+	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
+	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.
+	Client bool
 
 	// Chord sets the timers and limits of the topology; zero fields, and Rand, are filled in.
 	Chord chord.Config

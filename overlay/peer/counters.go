@@ -7,6 +7,7 @@ type Counters struct {
 	Malformed, WrongOverlay, WrongVersion, TooLarge uint64
 	TTLExceeded, Unroutable, UnknownOption          uint64
 	BadSignature, WrongResponder, Unmatched         uint64
+	ClientsRefused                                  uint64
 	Refused, Duplicates, Unencodable, NotDirect     uint64
 	VerifyDropped, JobsDropped                      uint64
 	EventsDropped, SendFailed, TransactionsFull     uint64

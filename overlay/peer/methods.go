@@ -27,6 +27,11 @@ func (p *Peer) request(r *request) {
 	if !p.sameSequence(r) {
 		return
 	}
+	if p.unwelcome(r) {
+		p.count.ClientsRefused++
+		p.fail(r, wire.ErrorForbidden, "clients not permitted")
+		return
+	}
 	if !repeatable(r.Code) {
 		if e := p.ans.seen(r, p.now); e != nil {
 			p.again(r, e)
@@ -63,6 +68,20 @@ func (p *Peer) request(r *request) {
 	default:
 		p.fail(r, wire.ErrorInvalidMessage, fmt.Sprintf("method %#x not supported", uint16(r.Code)))
 	}
+}
+
+// unwelcome reports whether a request is one of a client, where the overlay has none: "If the nodes are not allowed to
+// remain clients after the initial join, the element MUST be set to "false"" (RFC 6940 §11.1). A node that is linked
+// and has not joined after a while is one; whatever it needs to join stays allowed.
+func (p *Peer) unwelcome(r *request) bool {
+	if p.cfg.Document.ClientsPermitted || !r.direct() || p.isMember(r.peer.NodeID) || p.now.Sub(r.from.since) < joinGrace {
+		return false
+	}
+	switch r.Code {
+	case wire.StoreReq, wire.FetchReq, wire.StatReq, wire.FindReq, wire.AppAttachReq:
+		return true
+	}
+	return false
 }
 
 // reply answers with a body that encodes itself.

@@ -26,7 +26,7 @@ type Peer struct {
 	self   []func() // work the peer gives itself, done before the turn ends
 	turn   bool     // a method is being carried out
 
-	chord *chord.State
+	chord topology
 	store *storage.Store
 	clock storageClock
 	conns connections
@@ -36,7 +36,7 @@ type Peer struct {
 	att   attaches
 	apps  appAttaches
 	disc  discovery
-	topo  topology
+	topo  surroundings
 	repl  replication
 
 	updates updates
@@ -63,6 +63,9 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 	case cfg.ID.Len() != d.NodeIDLength:
 		return nil, fmt.Errorf("peer: Node-ID of %d bytes in an overlay of %d", cfg.ID.Len(), d.NodeIDLength)
 	}
+	if cfg.Client && !d.ClientsPermitted {
+		return nil, ErrNoClients
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -87,7 +90,11 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 	if c.PingInterval == 0 {
 		c.PingInterval = d.Chord.PingInterval
 	}
-	p.chord = chord.New(c, cfg.ID, now)
+	if cfg.Client {
+		p.chord = newClient(cfg.ID, p.rng, now)
+	} else {
+		p.chord = chord.New(c, cfg.ID, now)
+	}
 	p.topo.members = []wire.NodeID{cfg.ID}
 	p.updates.share = NewBucket(updateRate, updateBurst, now)
 	return p, nil

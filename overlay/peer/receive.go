@@ -161,7 +161,7 @@ func (p *Peer) forward(a *arrival) {
 		}
 	}
 	to := p.linkTo(a.Dest[0])
-	if to == nil || to == a.from {
+	if to == nil || to == a.from || p.cfg.Client && a.from != nil { // a client routes for nobody (§4.2)
 		c.Unroutable++
 		return
 	}

@@ -12,8 +12,8 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// topology is what chord last told, for questions that come between its steps.
-type topology struct {
+// surroundings are what the topology last told, for questions that come between its steps.
+type surroundings struct {
 	members    []wire.NodeID // ascending, self among them
 	pred, succ []wire.NodeID // nearest first
 	generation uint64        // counts Settled: usages store their own values again
