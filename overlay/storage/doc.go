@@ -20,13 +20,20 @@
 //     several peers may hand over the same value. It does not prolong the value's life, which is
 //     not under the signature.
 //   - A store to a peer that is not responsible gets Error_Not_Found; §7.4.1.1 names no code.
-//   - Values in answers carry the lifetime that is left.
+//   - Values in answers carry the lifetime that is left, rounded up to a second; values handed to other peers,
+//     rounded down.
+//
+//   - No index of an array is under a signature. A replica store that brings an element with another index
+//     moves the stored one; it cannot multiply it.
+//   - A generation counter starts above those of everything that expired here, so that a counter seen once
+//     never stands for something else.
 //
 // # Bounds
 //
 // Beyond the quotas of each Kind, Config.MaxBytes bounds everything together, keys, signatures and
 // certificates included. At the bound whatever would grow the store is refused with
-// Error_Data_Too_Large and counted, and replica stores already at three quarters of it, so that
-// neighbours cannot crowd out what this peer is responsible for. Nothing stored is ever evicted
-// before its time: a flood must not remove registrations.
+// Error_Data_Too_Large and counted. Long before, each member has a share: what it signed, under all the
+// names it issued certificates for, and what it brought by replica stores. The top of the store is kept
+// for registrations, and the very top for this peer's own values (docs/adr/0021). Nothing stored is ever
+// evicted before its time: a flood must not remove registrations.
 package storage

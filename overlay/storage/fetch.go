@@ -29,7 +29,7 @@ func (s *Store) Fetch(now time.Time, req *wire.FetchRequest) (wire.FetchAnswer, 
 				continue
 			}
 			resp.Values = append(resp.Values, e.stored.left(now))
-			certs = s.collect(certs, e.stored)
+			certs = collect(certs, e.stored)
 		}
 		ans.Kinds = append(ans.Kinds, resp)
 	}
@@ -90,19 +90,26 @@ func (s *Store) Find(now time.Time, req *wire.FindRequest, responsible bool) (wi
 	if !responsible {
 		return ans, refuse(wire.ErrorNotFound, "not responsible for the resource")
 	}
-	start, _ := slices.BinarySearch(s.order, req.Resource)
-	for _, k := range req.Kinds {
-		d := wire.FindKindData{Kind: k}
+	// One walk for all Kinds, from the resource asked for and around.
+	wanted := make(map[wire.KindID]int, len(req.Kinds))
+	for i, k := range req.Kinds {
+		ans.Results = append(ans.Results, wire.FindKindData{Kind: k})
 		if _, known := s.kinds[k]; known {
-			for i := range s.order {
-				res := s.order[(start+i)%len(s.order)]
-				if kd := s.kind(res, k); kd != nil && slices.ContainsFunc(kd.values, func(v *value) bool { return v.data.Value.Exists }) {
-					d.Closest = res
-					break
-				}
+			wanted[k] = i
+		}
+	}
+	start, _ := slices.BinarySearch(s.order, req.Resource)
+	for i := range s.order {
+		if len(wanted) == 0 {
+			break
+		}
+		res := s.order[(start+i)%len(s.order)]
+		for _, k := range s.resources[res].kinds {
+			if at, ok := wanted[k.id]; ok && slices.ContainsFunc(k.values, func(v *value) bool { return v.data.Value.Exists }) {
+				ans.Results[at].Closest = res
+				delete(wanted, k.id)
 			}
 		}
-		ans.Results = append(ans.Results, d)
 	}
 	return ans, nil
 }

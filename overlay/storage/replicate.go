@@ -25,43 +25,64 @@ type Push struct {
 // an owner (RFC 6940 §10.4, §10.7.3), and to a new owner what this peer is no longer responsible
 // for (§6.4.2.3). targets says who ought to hold a resource, besides this peer. Values that a
 // target is known to hold, or was sent less than Config.RetryAfter ago, are left out, so it can be
-// called as often as one likes. It lists at most limit stores, in order of the Resource-ID; more
-// says that there are others.
+// called as often as one likes. It lists at most limit stores; more says that there are others. Each call goes on where
+// the last one ended, so that no resource waits for ever behind others, and handing over everything looks at each once.
 //
 // One push holds values of one Kind of one resource.
 func (s *Store) ForReplication(now time.Time, targets func(wire.ResourceID) []Target, limit int) (pushes []Push, more bool) {
 	s.Expire(now)
-	for _, res := range s.order {
-		for _, t := range targets(res) {
-			if t.Node.IsZero() || t.Replica == 0 {
-				continue
-			}
-			for _, k := range s.resources[res].kinds {
-				for _, p := range s.pushes(now, res, k, t) {
-					if len(pushes) >= limit {
-						return pushes, true
-					}
-					for _, v := range p.values {
-						v.mark(holder{node: t.Node, until: now.Add(s.cfg.RetryAfter)})
-					}
-					pushes = append(pushes, p)
-				}
-			}
+	start, _ := slices.BinarySearch(s.order, s.cursor)
+	for i := range s.order {
+		res := s.order[(start+i)%len(s.order)]
+		if pushes, more = s.replicate(now, res, targets(res), limit, pushes); more {
+			s.cursor = res
+			return pushes, true
 		}
 	}
 	return pushes, false
+}
+
+// ReplicationOf is ForReplication for one resource, as after a StoreReq (RFC 6940 §10.4).
+func (s *Store) ReplicationOf(now time.Time, res wire.ResourceID, targets []Target, limit int) (pushes []Push, more bool) {
+	s.Expire(now)
+	return s.replicate(now, res, targets, limit, nil)
+}
+
+func (s *Store) replicate(now time.Time, res wire.ResourceID, targets []Target, limit int, list []Push) (pushes []Push, more bool) {
+	r := s.resources[res]
+	if r == nil {
+		return list, false
+	}
+	for _, t := range targets {
+		if t.Node.IsZero() || t.Replica == 0 {
+			continue
+		}
+		for _, k := range r.kinds {
+			for _, p := range s.pushes(now, res, k, t) {
+				if len(list) >= limit {
+					return list, true
+				}
+				for _, v := range p.values {
+					v.mark(holder{node: t.Node, until: now.Add(s.cfg.RetryAfter)})
+				}
+				list = append(list, p)
+			}
+		}
+	}
+	return list, false
 }
 
 // pushes packs the values of k that t lacks.
 func (s *Store) pushes(now time.Time, res wire.ResourceID, k *kindData, t Target) (list []Push) {
 	size := 0
 	for _, v := range k.values {
-		if v.holds(t.Node, now) {
+		d := v.handed(now)
+		if v.holds(t.Node, now) || d.Lifetime == 0 {
 			continue
 		}
 		n := v.size() - valueOverhead + 48
-		for _, key := range v.certs {
-			n += len(key)
+		for _, c := range v.certs {
+			n += len(c.data.Data)
 		}
 		if len(list) == 0 || size+n > s.cfg.MaxPush {
 			size = 0
@@ -73,8 +94,8 @@ func (s *Store) pushes(now time.Time, res wire.ResourceID, k *kindData, t Target
 		size += n
 		p := &list[len(list)-1]
 		p.values = append(p.values, v)
-		p.Request.Kinds[0].Values = append(p.Request.Kinds[0].Values, v.left(now))
-		p.Certificates = s.collect(p.Certificates, v)
+		p.Request.Kinds[0].Values = append(p.Request.Kinds[0].Values, d)
+		p.Certificates = collect(p.Certificates, v)
 	}
 	return list
 }
@@ -111,8 +132,8 @@ func (s *Store) Forget(node wire.NodeID) {
 // store" (RFC 6940 §10.7.3). keep says whether it is. A value that no other peer is known to
 // hold stays in spite of that, until it is handed over or expires. It returns how many went.
 func (s *Store) Discard(keep func(wire.ResourceID) bool) int {
-	return s.deleteFunc(func(res wire.ResourceID, v *value) bool {
-		return !keep(res) && slices.ContainsFunc(v.holders, func(h holder) bool { return h.until.IsZero() })
+	return s.deleteFunc(func(v *value) bool {
+		return !keep(v.resource) && slices.ContainsFunc(v.holders, func(h holder) bool { return h.until.IsZero() })
 	})
 }
 

@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"slices"
 	"time"
 
@@ -15,6 +16,13 @@ type Config struct {
 	Kinds    []ident.Kind // as the overlay configuration document has them
 	IDLen    int          // bytes of a Node-ID and of a Resource-ID; 16
 	MaxBytes int          // of everything together, about; 8 MiB
+	// Self is this peer, whose own values are always admitted up to MaxBytes; zero: nobody's are.
+	Self wire.NodeID
+	// Kept are the Kinds for which room is kept when others fill the store; nil is SIP-REGISTRATION.
+	Kept []wire.KindID
+	// MaxSigner and MaxSender bound, in bytes, what one other member has signed of the stored values, and what it brought
+	// by replica stores; an eighth and half of MaxBytes.
+	MaxSigner, MaxSender int
 	// RetryAfter is how long a push to another peer counts as under way when no Confirm comes; 20 s.
 	RetryAfter time.Duration
 	// MaxPush bounds values and certificates of one Push, so that the StoreReq stays below
@@ -50,6 +58,7 @@ type Stats struct {
 	Forbidden, TooOld        uint64 // refused
 	TooLow, TooLarge         uint64
 	Full                     uint64 // refused for MaxBytes, counted in TooLarge too
+	OverShare                uint64 // refused for the share of a signer or sender, counted in TooLarge too
 	OtherErrors              uint64
 	Expired, Adopted, Moved  uint64 // values whose time was over, taken over, and given away
 }
@@ -60,10 +69,13 @@ type Store struct {
 	kinds     map[wire.KindID]ident.Kind
 	resources map[wire.ResourceID]*resource
 	order     []wire.ResourceID // ascending: the keys of resources
-	certs     map[string]*certificate
+	certs     map[certID]*certificate
+	shares    map[wire.NodeID]share
+	due       expiries
 	bytes     int
 	values    int
-	next      time.Time // earliest expiry, or earlier; zero: none
+	retired   uint64          // the largest counter of what is gone
+	cursor    wire.ResourceID // where ForReplication goes on
 	stats     Stats
 }
 
@@ -77,10 +89,16 @@ type kindData struct {
 
 // value is immutable but for its holders; an overwriting store makes a new one.
 type value struct {
-	data    wire.StoredData // Lifetime as received
-	expires time.Time
-	certs   []string // into Store.certs
-	holders []holder
+	resource wire.ResourceID
+	kind     wire.KindID
+	data     wire.StoredData // Lifetime as received
+	expires  time.Time
+	due      int         // its place in Store.due
+	signer   wire.NodeID // who signed it
+	sender   wire.NodeID // who brought it as a replica; zero: an original store
+	charge   int         // of the shares of both
+	certs    []*certificate
+	holders  []holder
 }
 
 // holder is another peer that has the value, or has been sent it.
@@ -89,15 +107,19 @@ type holder struct {
 	until time.Time // zero: confirmed
 }
 
+// certID is the digest of a certificate and its type.
+type certID [sha256.Size]byte
+
 type certificate struct {
+	id   certID
 	data wire.Certificate
 	refs int
 }
 
 // Rough sizes of what Go needs around the bytes of a value and a certificate.
 const (
-	valueOverhead = 320
-	certOverhead  = 96
+	valueOverhead = 480
+	certOverhead  = 192
 )
 
 // maxHolders is beyond the replica set; older marks are dropped, at the cost of a needless push.
@@ -111,6 +133,15 @@ func New(cfg Config) *Store {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = 8 << 20
 	}
+	if cfg.MaxSigner <= 0 {
+		cfg.MaxSigner = cfg.MaxBytes / defaultSignerShares
+	}
+	if cfg.MaxSender <= 0 {
+		cfg.MaxSender = cfg.MaxBytes / defaultSenderShares
+	}
+	if cfg.Kept == nil {
+		cfg.Kept = []wire.KindID{wire.KindSIPRegistration}
+	}
 	if cfg.RetryAfter <= 0 {
 		cfg.RetryAfter = 20 * time.Second
 	}
@@ -118,19 +149,23 @@ func New(cfg Config) *Store {
 		cfg.MaxPush = 3000
 	}
 	s := &Store{
-		cfg: cfg, resources: map[wire.ResourceID]*resource{}, certs: map[string]*certificate{},
+		cfg: cfg, resources: map[wire.ResourceID]*resource{}, certs: map[certID]*certificate{}, shares: map[wire.NodeID]share{},
 	}
 	s.SetKinds(cfg.Kinds)
 	return s
 }
 
-// SetKinds replaces the Kinds, when the overlay's configuration has changed. Data of Kinds that
-// are gone stays until it expires but cannot be reached.
+// SetKinds replaces the Kinds, when the overlay's configuration has changed. Data of Kinds that are gone stays until it
+// expires but cannot be reached; that of Kinds whose data model changed is removed.
 func (s *Store) SetKinds(kinds []ident.Kind) {
 	s.kinds = make(map[wire.KindID]ident.Kind, len(kinds))
 	for _, k := range kinds {
 		s.kinds[k.ID] = k
 	}
+	s.deleteFunc(func(v *value) bool {
+		k, ok := s.kinds[v.kind]
+		return ok && k.Model != v.data.Value.Model
+	})
 }
 
 // Stats returns the counters.
@@ -138,57 +173,6 @@ func (s *Store) Stats() Stats {
 	st := s.stats
 	st.Resources, st.Values, st.Bytes = len(s.order), s.values, s.bytes
 	return st
-}
-
-// Deadline is when Expire has something to do; zero if nothing is stored.
-func (s *Store) Deadline() time.Time { return s.next }
-
-// Expire removes the values whose lifetime is over and returns how many: "it is simply removed from
-// the storing node" (RFC 6940 §7.4.1.3). The other methods do it by themselves.
-func (s *Store) Expire(now time.Time) int {
-	if s.next.IsZero() || now.Before(s.next) {
-		return 0
-	}
-	s.next = time.Time{}
-	n := s.deleteFunc(func(_ wire.ResourceID, v *value) bool {
-		if !now.Before(v.expires) {
-			return true
-		}
-		s.expect(v.expires)
-		return false
-	})
-	s.stats.Expired += uint64(n)
-	return n
-}
-
-func (s *Store) expect(t time.Time) {
-	if s.next.IsZero() || t.Before(s.next) {
-		s.next = t
-	}
-}
-
-// deleteFunc removes the values for which del holds, and what is empty after that.
-func (s *Store) deleteFunc(del func(wire.ResourceID, *value) bool) (n int) {
-	s.order = slices.DeleteFunc(s.order, func(id wire.ResourceID) bool {
-		r := s.resources[id]
-		for _, k := range r.kinds {
-			k.values = slices.DeleteFunc(k.values, func(v *value) bool {
-				if !del(id, v) {
-					return false
-				}
-				n++
-				s.release(v)
-				return true
-			})
-		}
-		r.kinds = slices.DeleteFunc(r.kinds, func(k *kindData) bool { return len(k.values) == 0 })
-		if len(r.kinds) == 0 {
-			delete(s.resources, id)
-			return true
-		}
-		return false
-	})
-	return n
 }
 
 func (v *value) size() int {
@@ -202,32 +186,44 @@ func (v *value) size() int {
 func (s *Store) retain(v *value, certs []wire.Certificate) {
 	s.values++
 	s.bytes += v.size()
+	s.account(v, 1)
 	for _, c := range certs {
-		key := string(append([]byte{c.Type}, c.Data...))
-		e := s.certs[key]
+		id := idOf(c)
+		e := s.certs[id]
 		if e == nil {
-			e = &certificate{data: wire.Certificate{Type: c.Type, Data: bytes.Clone(c.Data)}}
-			s.certs[key] = e
-			s.bytes += certOverhead + 2*len(c.Data)
+			e = &certificate{id: id, data: wire.Certificate{Type: c.Type, Data: bytes.Clone(c.Data)}}
+			s.certs[id] = e
+			s.bytes += sizeOf(c)
 		}
 		e.refs++
-		v.certs = append(v.certs, key)
+		v.certs = append(v.certs, e)
 	}
-	s.expect(v.expires)
+	s.expect(v)
 }
 
 func (s *Store) release(v *value) {
+	s.unexpect(v)
 	s.values--
 	s.bytes -= v.size()
-	for _, key := range v.certs {
-		e := s.certs[key]
+	s.account(v, -1)
+	for _, e := range v.certs {
 		if e.refs--; e.refs == 0 {
-			delete(s.certs, key)
-			s.bytes -= certOverhead + 2*len(e.data.Data)
+			delete(s.certs, e.id)
+			s.bytes -= sizeOf(e.data)
 		}
 	}
 	v.certs = nil
 }
+
+func idOf(c wire.Certificate) (id certID) {
+	h := sha256.New()
+	h.Write([]byte{c.Type})
+	h.Write(c.Data)
+	h.Sum(id[:0])
+	return id
+}
+
+func sizeOf(c wire.Certificate) int { return certOverhead + len(c.Data) }
 
 func (s *Store) kind(res wire.ResourceID, id wire.KindID) *kindData {
 	r := s.resources[res]
@@ -254,7 +250,7 @@ func (s *Store) makeKind(res wire.ResourceID, id wire.KindID) *kindData {
 	}
 	i, ok := r.find(id)
 	if !ok {
-		r.kinds = slices.Insert(r.kinds, i, &kindData{id: id})
+		r.kinds = slices.Insert(r.kinds, i, &kindData{id: id, generation: s.retired})
 	}
 	return r.kinds[i]
 }
@@ -271,7 +267,8 @@ func findValue(values []*value, at *wire.StoredDataValue) (int, bool) {
 	return slices.BinarySearchFunc(values, at, compareKey)
 }
 
-// left is the value as it goes out: with the lifetime that is left.
+// left is the value as it goes out in answers: with the lifetime that is left, rounded up, so that nothing that exists
+// looks expired.
 func (v *value) left(now time.Time) wire.StoredData {
 	d := v.data
 	rest := v.expires.Sub(now)
@@ -279,10 +276,18 @@ func (v *value) left(now time.Time) wire.StoredData {
 	return d
 }
 
+// handed is the value as it goes to another peer: "it MUST adjust the lifetime value downward to reflect the amount of time
+// the value was stored at the peer" (RFC 6940 §7.4.1.1). Rounded up, a value that goes to and fro would live for ever.
+func (v *value) handed(now time.Time) wire.StoredData {
+	d := v.data
+	d.Lifetime = uint32(max(0, min(v.expires.Sub(now)/time.Second, time.Duration(d.Lifetime))))
+	return d
+}
+
 // collect adds the certificates of v that are not in the list yet.
-func (s *Store) collect(list []wire.Certificate, v *value) []wire.Certificate {
-	for _, key := range v.certs {
-		c := s.certs[key].data
+func collect(list []wire.Certificate, v *value) []wire.Certificate {
+	for _, e := range v.certs {
+		c := e.data
 		if !slices.ContainsFunc(list, func(o wire.Certificate) bool {
 			return o.Type == c.Type && bytes.Equal(o.Data, c.Data)
 		}) {

@@ -561,33 +561,3 @@ func TestMaxCount(t *testing.T) {
 		t.Error("tombstones without limit")
 	}
 }
-
-// A flood of users from one hostile kit fills the store to its bound and no further; what was stored
-// stays, and replica stores leave a quarter to the originals.
-func TestMemoryBound(t *testing.T) {
-	s := New(Config{Kinds: kinds, MaxBytes: 100_000})
-	mustStore(t, s, epoch, the(put(home("alice@m"), kindSingle, alice, single(1, "alice"))))
-	refused := 0
-	for i := range 500 {
-		who := person(66, fmt.Sprintf("flood%d@m", i))
-		_, err := do(s, epoch, the(replica(home(who.User), kindSingle, 66, who, single(1, "xxxxxxxxxxxxxxxx"))))
-		if code(err) == wire.ErrorDataTooLarge {
-			refused++
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-	st := s.Stats()
-	if refused == 0 || st.Bytes > 75_000 || st.Full != uint64(refused) {
-		t.Errorf("%d refused, %+v", refused, st)
-	}
-	bob := person(2, "bob@m")
-	mustStore(t, s, epoch, the(put(home(bob.User), kindSingle, bob, single(1, "bob"))))
-	if got := texts(fetch(t, s, epoch, home("alice@m"), wire.DataSpecifier{Kind: kindSingle, Model: wire.SingleValue}).Values); !slices.Equal(got, []string{"alice"}) {
-		t.Errorf("%v", got)
-	}
-	s.Expire(epoch.Add(time.Hour))
-	if st := s.Stats(); st.Bytes != 0 || st.Values != 0 || len(s.certs) != 0 || !s.Deadline().IsZero() {
-		t.Errorf("after everything expired: %+v, %d certificates", st, len(s.certs))
-	}
-}

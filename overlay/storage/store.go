@@ -58,32 +58,15 @@ func (s *Store) store(now time.Time, req *wire.StoreRequest, ctx StoreContext) (
 		return wire.StoreAnswer{}, err
 	}
 	var stages []*staged
-	grow := 0
 	for i := range req.Kinds {
 		st, err := s.stage(now, req, i, ctx)
 		if err != nil {
 			return wire.StoreAnswer{}, err
 		}
-		for j, v := range st.fresh {
-			grow += v.size()
-			for _, c := range st.certs[j] {
-				if s.certs[string(append([]byte{c.Type}, c.Data...))] == nil {
-					grow += certOverhead + 2*len(c.Data)
-				}
-			}
-		}
-		for _, v := range st.gone {
-			grow -= v.size()
-		}
 		stages = append(stages, st)
 	}
-	limit := s.cfg.MaxBytes
-	if req.Replica > 0 {
-		limit -= limit / 4
-	}
-	if grow > 0 && s.bytes+grow > limit {
-		s.stats.Full++
-		return wire.StoreAnswer{}, refuse(wire.ErrorDataTooLarge, "storage full")
+	if err := s.admit(req, ctx, stages); err != nil {
+		return wire.StoreAnswer{}, err
 	}
 	return s.commit(req, ctx, stages), nil
 }
@@ -175,8 +158,15 @@ func (s *Store) stage(now time.Time, req *wire.StoreRequest, i int, ctx StoreCon
 		st.values = slices.Clone(k.values)
 	}
 	for j := range in.Values {
-		d := clone(&in.Values[j])
-		if err := st.put(now, d, ctx.Values[i][j], req.Replica > 0); err != nil {
+		v := &value{
+			resource: req.Resource, kind: in.Kind, data: clone(&in.Values[j]), signer: ctx.Values[i][j].Node,
+			expires: now.Add(time.Duration(in.Values[j].Lifetime) * time.Second),
+		}
+		if req.Replica > 0 {
+			v.sender = ctx.Sender.Node
+		}
+		v.charge = charge(v, ctx.Values[i][j].Certificates)
+		if err := st.put(v, ctx.Values[i][j].Certificates); err != nil {
 			return nil, err
 		}
 	}
@@ -195,47 +185,66 @@ func (s *Store) stage(now time.Time, req *wire.StoreRequest, i int, ctx StoreCon
 
 // put places one value. "The storage time values are greater than that of any values which would be
 // replaced by this Store."
-func (st *staged) put(now time.Time, d wire.StoredData, signer Signer, replica bool) error {
+func (st *staged) put(v *value, certs []wire.Certificate) error {
+	replica := !v.sender.IsZero()
 	if st.kind.Model == wire.Array {
-		if err := st.index(&d); err != nil {
+		if err := st.index(&v.data, replica); err != nil {
 			return err
 		}
 	}
-	v := &value{data: d, expires: now.Add(time.Duration(d.Lifetime) * time.Second)}
-	at, found := findValue(st.values, &d.Value)
+	at, found := findValue(st.values, &v.data.Value)
 	if !found {
 		st.values = slices.Insert(st.values, at, v)
 	} else {
 		old := st.values[at]
-		if replica && sameValue(&old.data, &d) {
+		if replica && sameValue(&old.data, &v.data) {
 			st.same = append(st.same, old)
 			return nil
 		}
-		if d.StorageTime <= old.data.StorageTime {
+		if v.data.StorageTime <= old.data.StorageTime {
 			return refuse(wire.ErrorDataTooOld, "storage_time")
 		}
-		if n := slices.Index(st.fresh, old); n >= 0 { // twice in one request, "processed in turn"
-			st.fresh = slices.Delete(st.fresh, n, n+1)
-			st.certs = slices.Delete(st.certs, n, n+1)
-		} else {
-			st.gone = append(st.gone, old)
-		}
+		st.drop(old)
 		st.values[at] = v
 	}
 	st.fresh = append(st.fresh, v)
-	st.certs = append(st.certs, signer.Certificates)
+	st.certs = append(st.certs, certs)
 	return nil
 }
 
-// index resolves the index that appends. An old value stored once more at the end would be a replay.
-func (st *staged) index(d *wire.StoredData) error {
-	if d.Value.Index == wire.LastIndex {
+// drop notes that a value is replaced: one stored before, or, since values are "processed in turn", one of this request.
+func (st *staged) drop(old *value) {
+	if n := slices.Index(st.fresh, old); n >= 0 {
+		st.fresh = slices.Delete(st.fresh, n, n+1)
+		st.certs = slices.Delete(st.certs, n, n+1)
+		return
+	}
+	st.same = slices.DeleteFunc(st.same, func(v *value) bool { return v == old })
+	st.gone = append(st.gone, old)
+}
+
+// index resolves the index that appends. An old value stored once more at the end would be a replay. A replica may come
+// with another index, since no index is under the signature (RFC 6940 §7.4.2.2): it moves the element there, for it must not
+// multiply it.
+func (st *staged) index(d *wire.StoredData, replica bool) error {
+	last := d.Value.Index == wire.LastIndex
+	if last {
 		d.Value.Index = 0
-		for _, v := range st.values {
-			if bytes.Equal(v.data.Signature.Value, d.Signature.Value) && v.data.StorageTime == d.StorageTime {
+		if n := len(st.values); n > 0 {
+			d.Value.Index = st.values[n-1].data.Value.Index + 1
+		}
+	}
+	if last || replica {
+		for i, v := range st.values {
+			if v.data.Value.Index == d.Value.Index || v.data.StorageTime != d.StorageTime || !bytes.Equal(v.data.Signature.Value, d.Signature.Value) {
+				continue
+			}
+			if last {
 				return refuse(wire.ErrorDataTooOld, "value appended before")
 			}
-			d.Value.Index = v.data.Value.Index + 1
+			st.drop(v)
+			st.values = slices.Delete(st.values, i, i+1)
+			break
 		}
 	}
 	if d.Value.Index >= st.kind.MaxCount {
@@ -263,14 +272,14 @@ func clone(d *wire.StoredData) wire.StoredData {
 func (s *Store) commit(req *wire.StoreRequest, ctx StoreContext, stages []*staged) (ans wire.StoreAnswer) {
 	for i, st := range stages {
 		k := s.makeKind(req.Resource, st.kind.ID)
+		for _, v := range st.gone {
+			s.release(v)
+		}
 		for j, v := range st.fresh {
 			s.retain(v, st.certs[j])
 			if req.Replica > 0 {
 				v.mark(holder{node: ctx.Sender.Node})
 			}
-		}
-		for _, v := range st.gone {
-			s.release(v)
 		}
 		for _, v := range st.same {
 			v.mark(holder{node: ctx.Sender.Node})
