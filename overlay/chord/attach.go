@@ -1,134 +1,240 @@
 package chord
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
 	"fieldkit/overlay/wire"
 )
 
-// taught maps each Node-ID that a member lists as its neighbour, and that is not attached, to
-// those members, ascending. A peer in the same ring that only a bootstrap link leads to teaches
-// itself.
-func (s *State) taught() map[wire.NodeID][]wire.NodeID {
-	t := map[wire.NodeID][]wire.NodeID{}
+// lead is a Node-ID worth attaching to, and who told of it; via is zero if that peer is gone.
+type lead struct{ id, via wire.NodeID }
+
+// sizeUp decides whether the ring has outgrown the full mesh: by the members, by the Node-IDs that at
+// least two of them list (one liar does not make a ring large), or by how near the neighbours are.
+func (s *State) sizeUp() {
+	if len(s.members) >= s.cfg.FullMesh {
+		s.large = true
+		return
+	}
+	if len(s.members) >= 2*s.cfg.Neighbours && s.estimate() >= float64(8*s.cfg.FullMesh) {
+		s.large = true
+		return
+	}
+	ids := s.scratch.ids[:0]
 	for _, c := range s.contacts {
-		if c.ring.up && c.ring.ready {
+		if c.member() {
+			ids = append(ids, c.ring.listed...)
+			ids = append(ids, c.id, c.id)
+		}
+	}
+	s.scratch.ids = ids
+	slices.SortFunc(ids, wire.NodeID.Compare)
+	known := 1 // self
+	for i := 1; i < len(ids); i++ {
+		if ids[i] == ids[i-1] && (i < 2 || ids[i] != ids[i-2]) {
+			known++
+		}
+	}
+	s.large = known > s.cfg.FullMesh
+}
+
+// should is the Neighbor Table that a joining peer ought to have, by what its Admitting Peer says.
+func (s *State) should() (pred, succ []wire.NodeID) {
+	ap := s.contacts.get(s.join.ap)
+	if ap == nil || !ap.member() {
+		return nil, nil
+	}
+	ids := slices.Clone(s.members)
+	for _, id := range ap.ring.listed {
+		if c := s.contacts.get(id); c == nil || c.attach.fails == 0 && !c.left.After(s.now) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, wire.NodeID.Compare)
+	p, n := s.neighbours()
+	return cut(s.self, slices.Compact(ids), p, n)
+}
+
+// wants returns a test for whether an Attach to a Node-ID is worth while: everyone in a small ring,
+// neighbours in a large one; for a joining peer only those that its Join has to wait for.
+func (s *State) wants() func(wire.NodeID) bool {
+	if s.phase == Joining {
+		pred, succ := s.should()
+		return func(id wire.NodeID) bool { return slices.Contains(pred, id) || slices.Contains(succ, id) }
+	}
+	if s.large {
+		return s.wouldNeighbour
+	}
+	links := len(s.search.under)
+	for _, c := range s.contacts {
+		if c.ring.up && !c.attach.busy() {
+			links++
+		}
+	}
+	return func(id wire.NodeID) bool {
+		// An Attach started meanwhile is under way: counted anew.
+		return links+1 < s.cfg.FullMesh || s.wouldNeighbour(id)
+	}
+}
+
+// scheduleAttaches attaches to peers that Updates told of: "x MUST attempt to Attach to the new
+// peers" (RFC 6940 §10.7.3).
+func (s *State) scheduleAttaches() {
+	s.search.at = time.Time{}
+	wanted := s.wants()
+	leads := s.scratch.leads[:0]
+	add := func(id, via wire.NodeID) {
+		c := s.contacts.get(id)
+		if (c == nil || !c.ring.up) && wanted(id) {
+			leads = append(leads, lead{id, via})
+		}
+	}
+	for _, c := range s.contacts {
+		c.taught = false
+		if c.member() {
 			for _, id := range c.ring.listed {
-				t[id] = append(t[id], c.id)
+				add(id, c.id)
 			}
 		}
+		// A peer in the same ring that only a bootstrap link leads to teaches itself.
 		if c.boot.up && !c.ring.up && c.sameRing.After(s.now) {
-			t[c.id] = append(t[c.id], c.id)
+			add(c.id, c.id)
 		}
 	}
-	return t
+	if s.due(s.search.bequestTo) {
+		s.search.bequest, s.search.bequestTo = nil, time.Time{}
+	}
+	for _, id := range s.search.bequest {
+		add(id, wire.NodeID{})
+	}
+	s.scratch.leads = leads
+	if len(leads) == 0 {
+		return
+	}
+	// Nearest first, on either side: the tables need them most.
+	near := func(id wire.NodeID) number {
+		a, b := distance(s.self, id), distance(id, s.self)
+		if b.less(a) {
+			return b
+		}
+		return a
+	}
+	slices.SortStableFunc(leads, func(a, b lead) int {
+		if a.id == b.id {
+			return 0
+		}
+		if na, nb := near(a.id), near(b.id); na != nb {
+			if na.less(nb) {
+				return -1
+			}
+			return 1
+		}
+		return a.id.Compare(b.id)
+	})
+	type pupil struct {
+		c    *contact
+		from []lead
+	}
+	var waiting []pupil
+	for i := 0; i < len(leads); {
+		j := i + 1
+		for j < len(leads) && leads[j].id == leads[i].id {
+			j++
+		}
+		if c := s.pupil(leads[i].id); c != nil {
+			waiting = append(waiting, pupil{c, leads[i:j]})
+		}
+		i = j
+	}
+	// Those that never failed first, so that made-up Node-IDs do not hold up real ones.
+	slices.SortStableFunc(waiting, func(a, b pupil) int { return cmp.Compare(a.c.attach.fails, b.c.attach.fails) })
+	wanted = nil
+	for _, p := range waiting {
+		if len(s.search.under) >= maxAttaches {
+			return
+		}
+		via := p.from[p.c.attach.fails%len(p.from)].via
+		if s.taughtBy(via) >= maxPerTeach || !s.wants()(p.c.id) {
+			continue
+		}
+		s.startAttach(p.c, via, forTable)
+	}
 }
 
-// wanted reports whether an Attach to id is worth while: everyone in a small ring, neighbours in
-// a large one.
-func (s *State) wanted(id wire.NodeID) bool {
-	n := 1 // self
-	for _, c := range s.contacts {
-		if c.ring.up || c.attach.busy() {
-			n++
+// pupil returns the entry of id if it may be attached to now.
+func (s *State) pupil(id wire.NodeID) *contact {
+	c := s.contacts.get(id)
+	if c == nil {
+		// Half of the table is for peers that were discovered or are linked.
+		if len(s.contacts) >= s.cfg.MaxContacts/2 {
+			s.stats.ContactsRefused++
+			return nil
+		}
+		if c = s.contact(id); c == nil {
+			return nil
+		}
+		// Both ends learn of each other at about the same time; of two Attaches that cross, one
+		// would be wasted. A newcomer is not known to the others yet and does not wait.
+		if s.self.Compare(id) > 0 && s.phase != Joining {
+			c.attach.at = s.now.Add(s.spread(yieldDelay))
 		}
 	}
-	return n < s.cfg.FullMesh || s.wouldNeighbour(id)
+	c.taught = true
+	if s.mayAttach(c) {
+		return c
+	}
+	if at := later(c.attach.at, c.left); at.After(s.now) && (s.search.at.IsZero() || at.Before(s.search.at)) {
+		s.search.at = at
+	}
+	return nil
 }
 
-func (s *State) countAttaches() (n int) {
-	for _, c := range s.contacts {
-		if c.attach.busy() {
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// mayAttach reports that nothing speaks against an Attach to c now.
+func (s *State) mayAttach(c *contact) bool {
+	return !c.ring.up && !c.attach.busy() && !c.attach.at.After(s.now) && !c.left.After(s.now)
+}
+
+// taughtBy counts the Attaches under way that one peer taught.
+func (s *State) taughtBy(via wire.NodeID) (n int) {
+	for _, c := range s.search.under {
+		if c.attachVia == via {
 			n++
 		}
 	}
 	return n
 }
 
-// scheduleAttaches attaches to peers that Updates told of: "x MUST attempt to Attach to the new
-// peers" (RFC 6940 §10.7.3).
-func (s *State) scheduleAttaches(taught map[wire.NodeID][]wire.NodeID) {
-	s.attachAt = time.Time{}
-	for _, c := range s.contacts {
-		c.taught = false
-	}
-	ids := make([]wire.NodeID, 0, len(taught))
-	for id := range taught {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, s.byDistance)
-	perTeacher := map[wire.NodeID]int{}
-	for _, c := range s.contacts {
-		if c.attach.busy() {
-			perTeacher[c.attachVia]++
-		}
-	}
-	var waiting []*contact
-	for _, id := range ids {
-		c := s.contacts.get(id)
-		if c != nil {
-			c.taught = true
-		}
-		if c != nil && (c.ring.up || c.attach.busy()) || !s.wanted(id) {
-			continue
-		}
-		if c == nil {
-			// Half of the table is for peers that were discovered or are linked.
-			if len(s.contacts) >= s.cfg.MaxContacts/2 {
-				s.stats.ContactsRefused++
-				continue
-			}
-			if c = s.contact(id); c == nil {
-				continue
-			}
-			c.taught = true
-			// Both ends learn of each other at about the same time; of two Attaches that cross, one
-			// would be wasted. A newcomer is not known to the others yet and does not wait.
-			if s.self.Compare(id) > 0 && s.phase != Joining {
-				c.attach.at = s.now.Add(s.spread(yieldDelay))
-			}
-		}
-		if c.left.After(s.now) || c.attach.at.After(s.now) {
-			at := c.attach.at
-			if c.left.After(at) {
-				at = c.left
-			}
-			if s.attachAt.IsZero() || at.Before(s.attachAt) {
-				s.attachAt = at
-			}
-			continue
-		}
-		waiting = append(waiting, c)
-	}
-	// Those that never failed first, so that made-up Node-IDs do not hold up real ones.
-	slices.SortStableFunc(waiting, compareFails)
-	n := s.countAttaches()
-	for _, c := range waiting {
-		if n >= maxAttaches {
-			return
-		}
-		teachers := taught[c.id]
-		via := teachers[c.attach.fails%len(teachers)]
-		if perTeacher[via] >= maxPerTeach || !s.wanted(c.id) {
-			continue
-		}
-		perTeacher[via]++
-		n++
-		s.startAttach(c, via)
-	}
-}
-
-// startAttach source-routes the request through the peer that taught of c: RFC 6940 §10.6.
-func (s *State) startAttach(c *contact, via wire.NodeID) {
+// startAttach source-routes the request through the peer that taught of c (RFC 6940 §10.6). Without
+// one, or for a finger that was searched for, it is "routed conventionally through the overlay".
+func (s *State) startAttach(c *contact, via wire.NodeID, why purpose) {
 	c.attach.start(s.now, attachTimeout)
-	c.attachVia = via
+	c.attachVia, c.purpose = via, why
+	s.search.under = append(s.search.under, c)
 	s.stats.AttachesStarted++
-	a := Attach{ID: c.id, SendUpdate: true}
-	if via != c.id && !c.linked() {
+	a := Attach{ID: c.id, SendUpdate: why != forFinger}
+	if !via.IsZero() && via != c.id && !c.linked() {
 		a.Via = []wire.NodeID{via}
 	}
 	s.emit(a)
+}
+
+// endAttach takes c off the list of Attaches under way.
+func (s *State) endAttach(c *contact) {
+	if !c.attach.busy() {
+		return
+	}
+	c.attach.until = time.Time{}
+	s.search.under = slices.DeleteFunc(s.search.under, func(o *contact) bool { return o == c })
+	s.search.stale = true
 }
 
 func (s *State) attachFailed(id wire.NodeID, inProgress bool) {
@@ -136,7 +242,7 @@ func (s *State) attachFailed(id wire.NodeID, inProgress bool) {
 	if c == nil || !c.attach.busy() {
 		return
 	}
-	c.attach.until = time.Time{}
+	s.endAttach(c)
 	if inProgress {
 		c.attach.at = s.now.Add(s.spread(memberDelay))
 		return

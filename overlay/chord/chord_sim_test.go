@@ -198,7 +198,7 @@ func (m *sim) routesEverywhere() {
 	owner := m.ids[i%len(m.ids)]
 	answers := 0
 	for _, id := range m.ids {
-		m.send(id, []wire.Destination{wire.ToResource(wire.ResourceID(key.Bytes()))}, func(at wire.NodeID) {
+		m.send("lookup", id, []wire.Destination{wire.ToResource(wire.ResourceID(key.Bytes()))}, func(at wire.NodeID) {
 			answers++
 			if at != owner {
 				m.t.Errorf("%v sent to %v: answered by %v, not by %v", id, key, at, owner)

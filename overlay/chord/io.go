@@ -47,6 +47,8 @@ type (
 	LinkDown struct {
 		ID   wire.NodeID
 		Kind LinkKind
+		// Closed: the other side closed it in order, so its peer has not failed. Only self-tuning asks.
+		Closed bool
 	}
 
 	// BootstrapFailed ends a Bootstrap output that brought no link.
@@ -85,7 +87,38 @@ type (
 	JoinFailed struct{ From wire.NodeID }
 
 	// LeaveReceived: a LeaveReq, checked like a Join. The link may stay until the peer closes it.
-	LeaveReceived struct{ From wire.NodeID }
+	LeaveReceived struct {
+		From wire.NodeID
+		// Leave is its overlay-specific data; the zero value if there was none.
+		Leave wire.ChordLeave
+	}
+
+	// SearchAnswered: the Ping of a Search output was answered, signed by Owner.
+	SearchAnswered struct {
+		Resource wire.ResourceID
+		Owner    wire.NodeID
+	}
+
+	// SearchFailed: it was not answered.
+	SearchFailed struct{ Resource wire.ResourceID }
+
+	// ProbeInfoReceived: a ProbeReq with a self_tuning_data extension came from this peer. The answer
+	// carries State.SelfTuning (RFC 7363 §6.5).
+	ProbeInfoReceived struct {
+		From   wire.NodeID
+		Tuning wire.SelfTuningData
+	}
+
+	// ProbeInfoAnswered: the ProbeAns to a ProbeInfo output. No answer needs no input.
+	ProbeInfoAnswered struct {
+		From wire.NodeID
+		// Uptime in seconds, if HasUptime.
+		Uptime    uint32
+		HasUptime bool
+		// Tuning is the answer's self_tuning_data extension, if HasTuning.
+		Tuning    wire.SelfTuningData
+		HasTuning bool
+	}
 
 	// PeerFailed: a request to a connected peer went unanswered for the maximum request lifetime,
 	// which RFC 6940 §10.7.1 counts as a lost connection. Its links are closed.
@@ -98,23 +131,27 @@ type (
 	Shutdown struct{}
 )
 
-func (Discovered) isInput()      {}
-func (Forgotten) isInput()       {}
-func (LinkUp) isInput()          {}
-func (LinkDown) isInput()        {}
-func (BootstrapFailed) isInput() {}
-func (AttachFailed) isInput()    {}
-func (ProbeAnswered) isInput()   {}
-func (ProbeFailed) isInput()     {}
-func (UpdateReceived) isInput()  {}
-func (UpdateRequested) isInput() {}
-func (JoinReceived) isInput()    {}
-func (JoinAnswered) isInput()    {}
-func (JoinFailed) isInput()      {}
-func (LeaveReceived) isInput()   {}
-func (PeerFailed) isInput()      {}
-func (Tick) isInput()            {}
-func (Shutdown) isInput()        {}
+func (Discovered) isInput()        {}
+func (Forgotten) isInput()         {}
+func (LinkUp) isInput()            {}
+func (LinkDown) isInput()          {}
+func (BootstrapFailed) isInput()   {}
+func (AttachFailed) isInput()      {}
+func (ProbeAnswered) isInput()     {}
+func (ProbeFailed) isInput()       {}
+func (UpdateReceived) isInput()    {}
+func (UpdateRequested) isInput()   {}
+func (JoinReceived) isInput()      {}
+func (JoinAnswered) isInput()      {}
+func (JoinFailed) isInput()        {}
+func (LeaveReceived) isInput()     {}
+func (PeerFailed) isInput()        {}
+func (SearchAnswered) isInput()    {}
+func (SearchFailed) isInput()      {}
+func (ProbeInfoReceived) isInput() {}
+func (ProbeInfoAnswered) isInput() {}
+func (Tick) isInput()              {}
+func (Shutdown) isInput()          {}
 
 // Output is what Step wants done, in order. The types below are all there are.
 type Output interface{ isOutput() }
@@ -130,6 +167,19 @@ type (
 	Probe struct {
 		Via      wire.NodeID
 		Resource wire.ResourceID
+	}
+
+	// Search: send a Ping to Resource, routed through the overlay, and report who signed the answer: a
+	// peer for the Finger Table (RFC 6940 §10.7.4.2). Resource is a random point of the finger's range,
+	// as a Resource-ID: a Node-ID that nobody has would be dropped (§6.1.1). Ends in SearchAnswered or
+	// SearchFailed.
+	Search struct{ Resource wire.ResourceID }
+
+	// ProbeInfo: send a ProbeReq for the uptime to To, with Tuning in a self_tuning_data extension that
+	// is not critical (RFC 7363 §5.3 and §6.5). Ends in ProbeInfoAnswered or in nothing.
+	ProbeInfo struct {
+		To     wire.NodeID
+		Tuning wire.SelfTuningData
 	}
 
 	// Attach: send an AttachReq to ID, with destination list Via… then ID (RFC 6940 §10.6); Via is
@@ -192,6 +242,8 @@ type (
 func (Bootstrap) isOutput()         {}
 func (Probe) isOutput()             {}
 func (Attach) isOutput()            {}
+func (Search) isOutput()            {}
+func (ProbeInfo) isOutput()         {}
 func (SendUpdate) isOutput()        {}
 func (SendJoin) isOutput()          {}
 func (AnswerJoin) isOutput()        {}

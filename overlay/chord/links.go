@@ -22,8 +22,12 @@ func (s *State) linkUp(in LinkUp) {
 		return
 	}
 	relinked := c.ring.up
-	c.ring = ringLink{up: true, since: s.now, updateAt: s.now.Add(s.jitter(s.cfg.UpdateInterval))}
-	c.attach = attempt{}
+	s.endAttach(c)
+	why := c.purpose
+	c.attach, c.purpose = attempt{}, forTable
+	c.ring = ringLink{up: true, ours: in.Ours, since: s.now}
+	c.ring.updateAt = s.now.Add(s.jitter(s.cfg.UpdateInterval))
+	s.search.stale = true
 	if relinked {
 		// The peer may have lost all it knew: "after Attach but before an Update MUST NOT route
 		// through that peer" (RFC 6940 §10.5 step 3).
@@ -35,9 +39,16 @@ func (s *State) linkUp(in LinkUp) {
 	}
 	c.probe.at = s.now.Add(s.spread(memberDelay))
 	switch {
-	case s.phase == Member:
-		// Merge step 3 and §10.7 "peer_ready": now the other side may route through here.
+	case s.phase == Member && in.SendUpdate && s.owns(c.id):
+		// To a newcomer this is the Admitting Peer: "The send_update flag can be used to acquire the
+		// Routing Table of AP" (RFC 6940 §10.5 step 2).
+		s.sendUpdate(c, wire.UpdateFull)
+	case s.phase == Member && (in.SendUpdate || in.Ours && why == forMerge && !s.cfg.SelfTuning):
+		// Merge: "an Attach to S' routed through B, followed by an Update sent to S'" (§10.7.4.4).
 		s.sendUpdate(c, wire.UpdateNeighbors)
+	case s.phase == Member:
+		// Now the other side may route through here.
+		s.sendUpdate(c, s.kind(c))
 	case in.SendUpdate:
 		// "When a peer receives an Attach request with the send_update flag set to True, it MUST
 		// send an Update message back" (RFC 6940 §6.4.2.3).
@@ -53,43 +64,75 @@ func (s *State) makeRoom(id wire.NodeID) {
 	if len(s.contacts) < s.cfg.MaxContacts || s.contacts.get(id) != nil {
 		return
 	}
-	if i := slices.IndexFunc(s.contacts, func(c *contact) bool {
-		return !c.linked() && !c.dial.busy() && !c.attach.busy()
-	}); i >= 0 {
+	if i := slices.IndexFunc(s.contacts, (*contact).quiet); i >= 0 {
 		s.contacts = slices.Delete(s.contacts, i, i+1)
 		s.stats.ContactsRefused++
 	}
 }
 
-// evict keeps the Connection Table within its limit. It reports whether c itself had to go.
+// evict keeps the Connection Table within its limit: the least useful link goes. It reports whether
+// c itself had to.
 func (s *State) evict(c *contact) bool {
-	var attached []*contact
+	links := 0
+	var victim *contact
 	for _, p := range s.contacts {
-		if p.ring.up {
-			attached = append(attached, p)
+		if !p.ring.up {
+			continue
+		}
+		links++
+		if s.isNeighbour(p.id) || p == c && s.wouldNeighbour(c.id) {
+			continue
+		}
+		// Of equally useful ones the youngest: many new peers do not push out those that have stayed.
+		if victim == nil || s.use(p) < s.use(victim) || s.use(p) == s.use(victim) && (p == c || victim != c && p.ring.since.After(victim.ring.since)) {
+			victim = p
 		}
 	}
-	if len(attached) <= s.cfg.MaxPeers {
+	if links <= s.cfg.MaxPeers || victim == nil {
 		return false
 	}
 	s.stats.LinksRefused++
-	victim := c
-	if s.wouldNeighbour(c.id) {
-		// Those that are no members go first, then whoever is in the middle of the far side.
-		slices.SortStableFunc(attached, func(a, b *contact) int { return s.byDistance(a.id, b.id) })
-		mid := len(attached) / 2
-		for i := range attached {
-			p := attached[(mid+i)%len(attached)]
-			if p != c && !s.isNeighbour(p.id) && (victim == c || victim.ring.ready && !p.ring.ready) {
-				victim = p
-			}
-		}
-	}
 	s.drop(victim.id)
 	return victim == c
 }
 
-func (s *State) linkDown(id wire.NodeID, kind LinkKind) {
+// use ranks what a link that leads to no neighbour is good for.
+func (s *State) use(c *contact) int {
+	switch {
+	case s.isFinger(c.id):
+		return 4
+	case c.ring.countsMe || s.isSpare(c.id):
+		return 3
+	case !c.ring.ours && c.ring.ready:
+		return 2 // this may be a finger of that peer
+	case c.ring.ready:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// spare closes a link that this side made and neither side needs any more. The one that made it has
+// to: the other cannot know what it is for. Up to the size of the full mesh nothing is closed.
+func (s *State) spare(c *contact) {
+	if !s.large || !c.ring.ready || s.use(c) != 1 || s.isNeighbour(c.id) || c.ring.since.Add(spareFor).After(s.now) {
+		return
+	}
+	links := 0
+	for _, p := range s.contacts {
+		if p.ring.up {
+			links++
+		}
+	}
+	if links <= s.cfg.FullMesh {
+		return
+	}
+	s.stats.LinksSpared++
+	s.emit(CloseLink{ID: c.id, Kind: LinkAttached})
+	s.linkDown(c.id, LinkAttached, false)
+}
+
+func (s *State) linkDown(id wire.NodeID, kind LinkKind, failed bool) {
 	c := s.contacts.get(id)
 	if c == nil {
 		return
@@ -103,11 +146,32 @@ func (s *State) linkDown(id wire.NodeID, kind LinkKind) {
 	if !c.ring.up {
 		return
 	}
+	if failed && c.ring.leaving.IsZero() && (s.isNeighbour(id) || s.isFinger(id)) {
+		s.noteFailure()
+	}
+	if s.isNeighbour(id) {
+		s.inherit(c.ring.listed)
+	}
 	c.ring = ringLink{}
 	c.attach.at = s.now.Add(s.jitter(lostDelay))
 	c.dial.at = s.now.Add(s.jitter(lostDelay))
 	s.recut(true)
 	s.checkAlone()
+}
+
+// inherit remembers for a while whom a neighbour that is gone knew: where several neighbours die
+// together, their lists lead across the gap.
+func (s *State) inherit(ids []wire.NodeID) {
+	for _, id := range ids {
+		if s.valid(id) && !slices.Contains(s.search.bequest, id) {
+			if len(s.search.bequest) >= maxBequest {
+				s.search.bequest = slices.Delete(s.search.bequest, 0, 1)
+			}
+			s.search.bequest = append(s.search.bequest, id)
+		}
+	}
+	s.search.bequestTo = s.now.Add(bequestFor)
+	s.search.stale = true
 }
 
 // drop closes whatever links id has and forgets its membership.
@@ -118,7 +182,7 @@ func (s *State) drop(id wire.NodeID) {
 	}
 	if c.ring.up {
 		s.emit(CloseLink{ID: id, Kind: LinkAttached})
-		s.linkDown(id, LinkAttached)
+		s.linkDown(id, LinkAttached, true)
 	}
 	if c.boot.up {
 		s.closeBoot(c)
@@ -133,7 +197,8 @@ func (s *State) checkAlone() {
 		return
 	}
 	s.phase = Alone
-	s.dirty = false
+	s.updates = updates{last: s.updates.last}
+	s.large = false
 	s.searchSoon()
 }
 
@@ -150,14 +215,20 @@ func (s *State) searchSoon() {
 	}
 }
 
-func (s *State) leaveReceived(id wire.NodeID) {
+// leaveReceived does as for a failure: "Any peer which receives a Leave for a peer n in its neighbor
+// set MUST follow procedures as if it had detected a peer failure" (RFC 6940 §10.9). Whom the leaver
+// names on its far side is attached to, not through the leaver, who goes, but routed through the overlay
+// or by others that list the same.
+func (s *State) leaveReceived(id wire.NodeID, told []wire.NodeID) {
 	c := s.contacts.get(id)
-	if c == nil || !c.ring.up {
+	if c == nil || !c.ring.up || !c.ring.leaving.IsZero() {
 		return
 	}
-	// Treated like a failure. What the Leave says of the leaver's other neighbours is not used:
-	// an Attach learnt from it would have to be source-routed through the peer that goes
-	// (RFC 6940 §10.6), and the Updates of those that stay teach the same.
+	if s.isNeighbour(id) {
+		s.noteFailure()
+		s.inherit(c.ring.listed)
+		s.inherit(told[:min(len(told), maxListed)])
+	}
 	c.left = s.now.Add(leftDelay)
 	c.ring.ready = false
 	c.ring.listed = nil
@@ -173,11 +244,11 @@ func (s *State) shutdown() {
 		if !c.ring.up {
 			continue
 		}
-		leave := wire.ChordLeave{Type: wire.LeaveFromPredecessor, Nodes: slices.Clone(s.pred)}
+		leave := wire.ChordLeave{Type: wire.LeaveFromPredecessor, Nodes: s.pred}
 		// from_succ: this peer is a successor of the recipient. In a small ring it is both.
 		if i := slices.Index(s.pred, c.id); i >= 0 {
 			if j := slices.Index(s.succ, c.id); j < 0 || i <= j {
-				leave = wire.ChordLeave{Type: wire.LeaveFromSuccessor, Nodes: slices.Clone(s.succ)}
+				leave = wire.ChordLeave{Type: wire.LeaveFromSuccessor, Nodes: s.succ}
 			}
 		}
 		s.emit(SendLeave{To: c.id, Leave: leave})

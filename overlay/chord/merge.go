@@ -13,12 +13,24 @@ import (
 // self's successor there are two rings.
 
 func (s *State) discovered(id wire.NodeID) {
+	if c := s.contacts.get(id); c == nil && !s.makeSeat() {
+		s.stats.ContactsRefused++
+		return
+	}
 	c := s.contact(id)
 	if c == nil || c.discovered {
 		return
 	}
 	c.discovered = true
 	c.left = time.Time{}
+	if s.large {
+		// One that is new to this peer may come from another ring. Of a thousand who see it, a few
+		// make sure.
+		if s.cfg.Rand.Float64()*s.estimate() < 4 {
+			s.dialSoon()
+		}
+		return
+	}
 	// Both ends see each other at about the same time and one link is enough. Whoever is alone
 	// begins, so that it can join; of two such, the smaller Node-ID.
 	var wait time.Duration
@@ -30,6 +42,41 @@ func (s *State) discovered(id wire.NodeID) {
 	}
 	if at := s.now.Add(wait); at.After(c.dial.at) && c.dial.fails == 0 {
 		c.dial.at = at
+	}
+}
+
+// makeSeat keeps the number of Node-IDs that are known from discovery alone within maxSeen: the new
+// one takes the place of one that is in this ring anyway, or by chance of any other.
+func (s *State) makeSeat() bool {
+	seen := s.scratch.contacts[:0]
+	ours := 0
+	for _, c := range s.contacts {
+		if c.discovered && c.quiet() {
+			seen = append(seen, c)
+			if c.sameRing.After(s.now) {
+				seen[ours], seen[len(seen)-1] = seen[len(seen)-1], seen[ours]
+				ours++
+			}
+		}
+	}
+	s.scratch.contacts = seen
+	if len(seen) < maxSeen {
+		return true
+	}
+	if ours > 0 {
+		seen = seen[:ours]
+	} else if s.cfg.Rand.IntN(2) == 0 {
+		return false
+	}
+	seen[s.cfg.Rand.IntN(len(seen))].discovered = false
+	s.forget()
+	return true
+}
+
+func (s *State) dialSoon() {
+	s.dials.every = memberDelay
+	if at := s.now.Add(s.spread(memberDelay)); at.Before(s.dials.at) {
+		s.dials.at = at
 	}
 }
 
@@ -81,8 +128,11 @@ func (s *State) closeBoot(c *contact) {
 // other one only if that never happens.
 func (s *State) bootExpiry(c *contact) time.Time {
 	idle, linger := bootIdle, bootLinger
-	if !c.boot.ours {
+	switch {
+	case !c.boot.ours:
 		idle, linger = bootIdlePeer, bootIdle
+	case s.large && c.sameRing.After(s.now):
+		idle = bootLinger // it was only to be seen whether there is another ring
 	}
 	if c.ring.up {
 		if c.ring.since.After(c.boot.since) {
@@ -91,8 +141,8 @@ func (s *State) bootExpiry(c *contact) time.Time {
 		return c.boot.since.Add(linger)
 	}
 	at := c.boot.since.Add(idle)
-	for _, p := range s.contacts {
-		if p.attach.busy() && p.attachVia == c.id && p.attach.until.After(at) {
+	for _, p := range s.search.under {
+		if p.attachVia == c.id && p.attach.until.After(at) {
 			at = p.attach.until
 		}
 	}
@@ -118,13 +168,19 @@ func (s *State) startProbe(c *contact) {
 }
 
 // probeRing asks one member after the other who it thinks comes next to self: a ring that is
-// connected but wrong is found this way.
+// connected but wrong is found this way. In a large ring the Ping takes many hops and is rarer.
 func (s *State) probeRing() {
+	limit := s.cfg.PingInterval
+	if s.large {
+		limit *= 4
+	}
+	s.check.every = min(2*s.check.every, limit)
+	s.check.at = s.now.Add(s.jitter(s.check.every))
 	if len(s.members) == 0 {
 		return
 	}
-	s.lastProbe = (s.lastProbe + 1) % len(s.members)
-	if c := s.contacts.get(s.members[s.lastProbe]); c != nil && !c.probe.busy() {
+	s.search.lastProbe = (s.search.lastProbe + 1) % len(s.members)
+	if c := s.contacts.get(s.members[s.search.lastProbe]); c != nil && !c.probe.busy() {
 		s.startProbe(c)
 	}
 }
@@ -149,10 +205,17 @@ func (s *State) probeAnswered(via, owner wire.NodeID) {
 		// The same ring.
 		if !c.ring.ready {
 			c.sameRing = s.now.Add(sameRingFor)
+			s.search.stale = true
+			if s.large {
+				c.probe.at = c.sameRing
+			}
 		}
 		return
 	}
 	c.sameRing = time.Time{}
+	if c.discovered && !c.ring.ready {
+		s.dialSoon() // where there is one of another ring, there are more
+	}
 	o := s.contact(owner)
 	switch {
 	case o == nil || o.left.After(s.now):
@@ -164,28 +227,43 @@ func (s *State) probeAnswered(via, owner wire.NodeID) {
 			s.becomeMember()
 		}
 	case o.attach.busy() || o.attach.fails > 0 && o.attach.at.After(s.now):
-	case s.countAttaches() >= maxAttaches:
+	case len(s.search.under) >= maxAttaches:
 		c.probe.at = s.now.Add(s.jitter(time.Second))
 	default:
-		s.startAttach(o, via)
+		s.startAttach(o, via, forMerge)
 	}
 }
 
 // schedule starts what may be started: bootstrap links, probes, Attaches.
 func (s *State) schedule() {
-	taught := s.taught()
-	s.scheduleAttaches(taught)
-	for _, c := range s.contacts {
-		if c.linked() && !c.ring.ready && !c.probe.busy() && !c.probe.at.After(s.now) &&
-			c.ring.leaving.IsZero() && s.phase != Joining {
-			s.startProbe(c)
+	if s.search.stale || s.due(s.search.at) || s.due(s.search.bequestTo) {
+		s.search.stale = false
+		s.sizeUp()
+		s.scheduleAttaches()
+	}
+	if s.phase != Joining {
+		for _, c := range s.contacts {
+			if c.linked() && !c.ring.ready && !c.probe.busy() && !c.probe.at.After(s.now) && c.ring.leaving.IsZero() {
+				s.startProbe(c)
+			}
 		}
 	}
-	dials := 0
-	var waiting []*contact
+	s.scheduleFingers()
+	s.scheduleDials()
+}
+
+// scheduleDials opens bootstrap links to discovered peers that are not connected: to all of them, as
+// long as everyone is connected to everyone; to one at a time, ever more rarely, in a large ring, whose
+// members together still do it often.
+func (s *State) scheduleDials() {
+	if s.large && s.dials.at.After(s.now) {
+		return
+	}
+	busy := 0
+	waiting := s.scratch.contacts[:0]
 	for _, c := range s.contacts {
 		if c.dial.busy() {
-			dials++
+			busy++
 		}
 		if !c.discovered || c.linked() || c.dial.busy() || c.attach.busy() {
 			continue
@@ -194,25 +272,40 @@ func (s *State) schedule() {
 			c.dial.at = c.sameRing
 		}
 		// Whom the ring knows is attached to through the ring, unless that does not work.
-		if len(taught[c.id]) > 0 && c.attach.fails < 2 && s.wanted(c.id) {
+		if c.taught && c.attach.fails < 2 {
 			c.dial.at = s.now.Add(s.spread(s.cfg.DiscoveryInterval))
 		}
 		if !c.dial.at.After(s.now) {
 			waiting = append(waiting, c)
 		}
 	}
+	s.scratch.contacts = waiting
+	room := maxDials - busy
+	if s.large {
+		s.dials.at = s.now.Add(s.spread(s.dials.every))
+		s.dials.every = min(2*s.dials.every, restMax*s.cfg.DiscoveryInterval)
+		s.cfg.Rand.Shuffle(len(waiting), func(i, j int) { waiting[i], waiting[j] = waiting[j], waiting[i] })
+		room = min(room, 1)
+	}
 	slices.SortStableFunc(waiting, func(a, b *contact) int {
-		if d := a.dial.fails - b.dial.fails; d != 0 {
+		if d := a.dial.fails - b.dial.fails; d != 0 || s.large {
 			return d
 		}
 		return s.byDistance(a.id, b.id)
 	})
-	for _, c := range waiting {
-		if dials >= maxDials {
-			break
-		}
-		dials++
+	for _, c := range waiting[:max(min(room, len(waiting)), 0)] {
 		c.dial.start(s.now, dialTimeout)
 		s.emit(Bootstrap{ID: c.id})
 	}
+}
+
+// byDistance orders Node-IDs clockwise from self.
+func (s *State) byDistance(a, b wire.NodeID) int {
+	if aw, bw := a.Compare(s.self) < 0, b.Compare(s.self) < 0; aw != bw {
+		if aw {
+			return 1
+		}
+		return -1
+	}
+	return a.Compare(b)
 }

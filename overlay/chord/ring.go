@@ -2,7 +2,6 @@ package chord
 
 import (
 	"slices"
-	"time"
 
 	"fieldkit/overlay/wire"
 )
@@ -41,63 +40,99 @@ func (s *State) position(r wire.ResourceID) (wire.NodeID, bool) {
 	return id, err == nil
 }
 
-// cut takes the n nearest successors and predecessors of self out of ids, which are ascending and
-// do not hold self. In a small ring both lists hold the same peers. Neither ever holds self:
-// "A peer MUST NOT enter itself in its successor or predecessor table" (RFC 6940 §10.7.3).
-func cut(self wire.NodeID, ids []wire.NodeID, n int) (pred, succ []wire.NodeID) {
+// cut takes the np nearest predecessors and the ns nearest successors of self out of ids, which are
+// ascending and do not hold self. In a small ring both lists hold the same peers. Neither ever holds
+// self: "A peer MUST NOT enter itself in its successor or predecessor table" (RFC 6940 §10.7.3).
+func cut(self wire.NodeID, ids []wire.NodeID, np, ns int) (pred, succ []wire.NodeID) {
 	at, _ := slices.BinarySearchFunc(ids, self, wire.NodeID.Compare)
-	for i := range min(n, len(ids)) {
-		succ = append(succ, ids[(at+i)%len(ids)])
-		pred = append(pred, ids[(at-1-i+2*len(ids))%len(ids)])
+	n := len(ids)
+	both := make([]wire.NodeID, 0, min(np, n)+min(ns, n))
+	for i := range min(np, n) {
+		both = append(both, ids[(at-1-i+2*n)%n])
 	}
-	return pred, succ
+	k := len(both)
+	for i := range min(ns, n) {
+		both = append(both, ids[(at+i)%n])
+	}
+	return both[:k:k], both[k:]
 }
 
 // wouldNeighbour reports whether id would be in the Neighbor Table if it were a member.
 func (s *State) wouldNeighbour(id wire.NodeID) bool {
-	ids := s.members
-	if i, ok := slices.BinarySearchFunc(ids, id, wire.NodeID.Compare); !ok {
-		ids = slices.Insert(slices.Clone(ids), i, id)
+	p, n := s.neighbours()
+	if len(s.members) < max(p, n) {
+		return true
 	}
-	pred, succ := cut(s.self, ids, s.cfg.Neighbours)
-	return slices.Contains(pred, id) || slices.Contains(succ, id)
+	return between(s.self, id, s.succ[len(s.succ)-1]) || id == s.pred[len(s.pred)-1] || between(s.pred[len(s.pred)-1], id, s.self)
 }
 
 func (s *State) isNeighbour(id wire.NodeID) bool {
 	return slices.Contains(s.pred, id) || slices.Contains(s.succ, id)
 }
 
-// recut computes the Neighbor Table anew from all members and tells what changed. lost is for a
-// change by the loss of a peer, whose replicas are made anew only after the longer hold-down
-// (RFC 6940 §10.7.1).
+// isSpare reports whether id is a member hardly farther than the neighbours: who steps in for them.
+func (s *State) isSpare(id wire.NodeID) bool {
+	p, n := s.neighbours()
+	i, ok := slices.BinarySearchFunc(s.members, id, wire.NodeID.Compare)
+	at, _ := slices.BinarySearchFunc(s.members, s.self, wire.NodeID.Compare)
+	rank := (i - at + len(s.members)) % max(len(s.members), 1)
+	return ok && (rank < 2*n || rank >= len(s.members)-2*p)
+}
+
+// recut computes the Neighbor Table and the Finger Table anew, if the members have changed, and
+// tells what changed. lost is for a change by the loss of a peer, whose replicas are made anew only
+// after the longer hold-down (RFC 6940 §10.7.1).
 func (s *State) recut(lost bool) {
-	var members []wire.NodeID
+	ids := s.scratch.ids[:0]
 	for _, c := range s.contacts {
-		if c.ring.up && c.ring.ready {
-			members = append(members, c.id)
+		if c.member() {
+			ids = append(ids, c.id)
 		}
 	}
-	if slices.Equal(members, s.members) {
+	s.scratch.ids = ids
+	if slices.Equal(ids, s.members) {
 		return
 	}
-	s.members = members
-	oldPred, oldSucc := s.pred, s.succ
-	s.pred, s.succ = cut(s.self, members, s.cfg.Neighbours)
+	s.members = slices.Clip(slices.Clone(ids))
+	s.search.stale = true
+	s.emit(RingChanged{Members: s.withSelf()})
+	s.retable(lost)
+	s.refit()
+}
 
-	ring := slices.Clone(members)
-	at, _ := slices.BinarySearchFunc(ring, s.self, wire.NodeID.Compare)
-	s.emit(RingChanged{Members: slices.Insert(ring, at, s.self)})
+// withSelf is the members and self, ascending.
+func (s *State) withSelf() []wire.NodeID {
+	at, _ := slices.BinarySearchFunc(s.members, s.self, wire.NodeID.Compare)
+	ring := make([]wire.NodeID, 0, len(s.members)+1)
+	return append(append(append(ring, s.members[:at]...), s.self), s.members[at:]...)
+}
+
+// retable cuts the Neighbor Table out of the members.
+func (s *State) retable(lost bool) {
+	oldPred, oldSucc := s.pred, s.succ
+	p, n := s.neighbours()
+	s.pred, s.succ = cut(s.self, s.members, p, n)
 	if slices.Equal(oldPred, s.pred) && slices.Equal(oldSucc, s.succ) {
 		return
 	}
 	s.stats.NeighbourChanges++
-	s.emit(NeighboursChanged{Predecessors: slices.Clone(s.pred), Successors: slices.Clone(s.succ)})
-	if first(oldPred) != first(s.pred) {
+	s.emit(NeighboursChanged{Predecessors: s.pred, Successors: s.succ})
+	moved := first(oldPred) != first(s.pred)
+	if moved {
 		s.emit(RangeChanged{After: first(s.pred)})
 	}
 	// "if the Neighbor Table changes and the peer is using reactive recovery, the peer MUST send an
-	// Update request to each member of its Connection Table" (RFC 6940 §10.7.3).
-	s.dirty = true
+	// Update request to each member of its Connection Table"; "When a peer discovers that its range of
+	// responsible IDs has changed, it MUST send an Update to all entries in its Connection Table"
+	// (RFC 6940 §10.7.3). RFC 7363 §5.2 takes both away: "it MUST NOT send Update requests to others".
+	if !s.cfg.SelfTuning && (moved || !s.cfg.Periodic) {
+		s.updates.near, s.updates.all = true, true
+	}
+	if lost && len(s.succ) > 0 && !slices.Contains(oldSucc, s.succ[0]) {
+		// "If connectivity is lost to all successor peers in the Neighbor Table, then this peer SHOULD
+		// behave as if it is joining the network and MUST use Pings to find a peer" (RFC 6940 §10.7.1).
+		s.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
+	}
 	hold := s.cfg.Settle
 	if lost {
 		hold = s.cfg.HoldDown
@@ -192,8 +227,7 @@ func (s *State) ReplicaSet(r wire.ResourceID) []wire.NodeID {
 	if !ok {
 		return nil
 	}
-	at, _ := slices.BinarySearchFunc(s.members, s.self, wire.NodeID.Compare)
-	ring := slices.Insert(slices.Clone(s.members), at, s.self)
+	ring := s.withSelf()
 	i, _ := slices.BinarySearchFunc(ring, k, wire.NodeID.Compare)
 	var set []wire.NodeID
 	for j := range min(3, len(ring)) {
@@ -217,45 +251,6 @@ func (s *State) Plausible(r wire.ResourceID, sender wire.NodeID) bool {
 	return (closer || slices.Contains(set, sender)) && slices.Contains(set, s.self)
 }
 
-// PeerInfo describes one known peer.
-type PeerInfo struct {
-	ID         wire.NodeID
-	Discovered bool
-	Bootstrap  bool // has a bootstrap link
-	Attached   bool // is in the Connection Table
-	Ready      bool // is a member of the ring
-	Neighbour  bool
-	Since      time.Time // of the attached link
-	Failures   int       // Attach attempts since the last success
-}
-
-// Snapshot is the state for people and tests.
-type Snapshot struct {
-	Phase                    Phase
-	Self                     wire.NodeID
-	Predecessors, Successors []wire.NodeID
-	Members                  []wire.NodeID // ascending, self included
-	Peers                    []PeerInfo    // ascending
-	Stats                    Stats
-}
-
-// Snapshot copies out what there is to see.
-func (s *State) Snapshot() Snapshot {
-	sn := Snapshot{
-		Phase: s.phase, Self: s.self, Stats: s.stats,
-		Predecessors: slices.Clone(s.pred), Successors: slices.Clone(s.succ),
-	}
-	at, _ := slices.BinarySearchFunc(s.members, s.self, wire.NodeID.Compare)
-	sn.Members = slices.Insert(slices.Clone(s.members), at, s.self)
-	for _, c := range s.contacts {
-		sn.Peers = append(sn.Peers, PeerInfo{
-			ID: c.id, Discovered: c.discovered, Bootstrap: c.boot.up, Attached: c.ring.up,
-			Ready: c.ring.ready, Neighbour: s.isNeighbour(c.id), Since: c.ring.since, Failures: c.attach.fails,
-		})
-	}
-	return sn
-}
-
 // ResponsibleSet is the share of the ring this peer is responsible for, in parts per billion, as
 // ProbeAns wants it (RFC 6940 §6.4.2.5.2).
 func (s *State) ResponsibleSet() uint32 {
@@ -264,14 +259,5 @@ func (s *State) ResponsibleSet() uint32 {
 		return whole
 	}
 	// The upper 32 bits are far more than enough for nine digits of a guess.
-	top := func(id wire.NodeID) (v uint32) {
-		for _, b := range id.Bytes()[:4] {
-			v = v<<8 | uint32(b)
-		}
-		return v
-	}
-	return uint32(uint64(top(s.self)-top(s.pred[0])) * whole >> 32)
+	return uint32(distance(s.pred[0], s.self)[0] >> 32 * whole >> 32)
 }
-
-// Uptime is how long this State has existed, by the last Step.
-func (s *State) Uptime() time.Duration { return s.now.Sub(s.started) }

@@ -21,11 +21,11 @@ func ringOf(t testing.TB, self wire.NodeID, others []wire.NodeID) *State {
 	return s
 }
 
-func number(id wire.NodeID) *big.Int { return new(big.Int).SetBytes(id.Bytes()) }
+func bigID(id wire.NodeID) *big.Int { return new(big.Int).SetBytes(id.Bytes()) }
 
 // clockwise is (b - a) mod 2^128, by long arithmetic.
 func clockwise(a, b wire.NodeID) *big.Int {
-	d := new(big.Int).Sub(number(b), number(a))
+	d := new(big.Int).Sub(bigID(b), bigID(a))
 	return d.Mod(d, new(big.Int).Lsh(big.NewInt(1), 128))
 }
 
@@ -185,9 +185,9 @@ func TestAnyInput(t *testing.T) {
 			}
 			in := []Input{
 				Discovered{pick()}, Forgotten{pick()}, LinkUp{ID: pick(), Kind: kind, Ours: r.IntN(2) == 0, SendUpdate: r.IntN(2) == 0},
-				LinkUp{ID: pick(), Kind: LinkAttached}, LinkDown{pick(), kind}, BootstrapFailed{pick()}, AttachFailed{pick(), r.IntN(2) == 0},
+				LinkUp{ID: pick(), Kind: LinkAttached}, LinkDown{pick(), kind, r.IntN(2) == 0}, BootstrapFailed{pick()}, AttachFailed{pick(), r.IntN(2) == 0},
 				ProbeAnswered{pick(), pick()}, ProbeFailed{pick()}, UpdateReceived{pick(), u}, UpdateReceived{pick(), u}, UpdateRequested{pick()},
-				JoinReceived{pick()}, JoinAnswered{pick()}, JoinFailed{pick()}, LeaveReceived{pick()}, PeerFailed{pick()}, Tick{},
+				JoinReceived{pick()}, JoinAnswered{pick()}, JoinFailed{pick()}, LeaveReceived{From: pick(), Leave: wire.ChordLeave{Nodes: u.Successors}}, PeerFailed{pick()}, Tick{},
 			}[r.IntN(18)]
 			for _, o := range s.Step(now, in) {
 				switch o := o.(type) {
@@ -216,8 +216,8 @@ func TestAnyInput(t *testing.T) {
 					dials++
 				}
 			}
-			if ring > 12 || boot > 4 || dials > maxDials || s.countAttaches() > maxAttaches || len(s.contacts) > s.cfg.MaxContacts {
-				t.Fatalf("step %d: %d attached, %d bootstrap links, %d dials, %d Attaches, %d contacts", step, ring, boot, dials, s.countAttaches(), len(s.contacts))
+			if ring > 12 || boot > 4 || dials > maxDials || len(s.search.under) > maxAttaches || len(s.contacts) > s.cfg.MaxContacts {
+				t.Fatalf("step %d: %d attached, %d bootstrap links, %d dials, %d Attaches, %d contacts", step, ring, boot, dials, len(s.search.under), len(s.contacts))
 			}
 			for _, id := range s.members {
 				if c := s.contacts.get(id); c == nil || !c.ring.ready {

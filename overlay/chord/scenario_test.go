@@ -30,7 +30,8 @@ var rewrite = flag.Bool("rewrite", false, "rewrite testdata/*.txt with what the 
 //	link 80 attached [ours] [send-update], link 80 bootstrap [ours], down 80 attached
 //	attach-failed 80 [in-progress]
 //	probe-answered via 80 owner 90, probe-failed 80
-//	update 80 pred 70 60 succ 90, ready 80
+//	update 80 pred 70 60 succ 90 [fingers c0 10], ready 80
+//	search-answered 90 for the last Search, search-failed
 //	hop node 90, hop resource 90, state
 //
 // Node-IDs are written by their first byte; +1 stands for the Resource-ID one above self.
@@ -70,6 +71,8 @@ type player struct {
 	s   *State
 	now time.Time
 	out bytes.Buffer
+	// point of the last Search
+	point wire.ResourceID
 }
 
 func play(t *testing.T, script []byte) []byte {
@@ -167,7 +170,7 @@ func (p *player) command(w []string) {
 	case "join-failed":
 		p.step(JoinFailed{arg(1)})
 	case "leave":
-		p.step(LeaveReceived{arg(1)})
+		p.step(LeaveReceived{From: arg(1)})
 	case "peer-failed":
 		p.step(PeerFailed{arg(1)})
 	case "shutdown":
@@ -180,6 +183,10 @@ func (p *player) command(w []string) {
 		p.step(AttachFailed{ID: arg(1), InProgress: slices.Contains(w, "in-progress")})
 	case "probe-answered":
 		p.step(ProbeAnswered{Via: arg(2), Owner: arg(4)})
+	case "search-answered":
+		p.step(SearchAnswered{Resource: p.point, Owner: arg(1)})
+	case "search-failed":
+		p.step(SearchFailed{Resource: p.point})
 	case "probe-failed":
 		p.step(ProbeFailed{arg(1)})
 	case "ready":
@@ -193,6 +200,8 @@ func (p *player) command(w []string) {
 				list = &u.Predecessors
 			case "succ":
 				list = &u.Successors
+			case "fingers":
+				list, u.Type = &u.Fingers, wire.UpdateFull
 			default:
 				*list = append(*list, arg(i))
 			}
@@ -260,6 +269,11 @@ func (p *player) step(in Input) {
 			s = "Join to " + name(o.To)
 		case AnswerJoin:
 			s = fmt.Sprintf("AnswerJoin %s, accepted %v", name(o.To), o.Accepted)
+		case Search:
+			p.point = o.Resource
+			s = fmt.Sprintf("Search %s", hex.EncodeToString([]byte(o.Resource[:1])))
+		case ProbeInfo:
+			s = fmt.Sprintf("ProbeInfo to %s: %+v", name(o.To), o.Tuning)
 		case HandOver:
 			s = "HandOver to " + name(o.To)
 		case SendLeave:

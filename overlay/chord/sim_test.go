@@ -27,8 +27,39 @@ type sim struct {
 	loss   float64       // of requests, each hop; links repeat, so it stands for broken hops
 	delay  time.Duration // at most, one way
 	island map[wire.NodeID]int
-	digest hash.Hash
+	digest hash.Hash // of the whole course; nil: not kept
 	sent   map[string]int
+	cfg    Config // of all States, but for Rand
+	sight  int    // how many kits discovery shows to each, and to how many it is shown; 0: all
+	ttl    int
+	cost   cost
+}
+
+// cost counts what maintenance would take on the wire: each message on each hop, in bytes as
+// overlay/node encodes it with P-256 certificates (a Ping has 532), and the making of links.
+type cost struct {
+	messages int // requests and answers, on each hop
+	bytes    int
+	links    int
+	linkUps  int // bytes of ICE and DTLS
+	what     map[string]int
+}
+
+const (
+	pingBytes   = 550
+	attachBytes = 900
+	updateBytes = 570
+	answerBytes = 520
+	linkBytes   = 4500 // ICE checks and a DTLS handshake with both certificates, both directions together
+)
+
+func (c *cost) add(what string, n, bytes int) {
+	c.messages += n
+	c.bytes += n * bytes
+	if c.what == nil {
+		c.what = map[string]int{}
+	}
+	c.what[what] += n * bytes
 }
 
 type simNode struct {
@@ -73,7 +104,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	return &sim{
 		t: t, rand: rand.New(rand.NewPCG(seed, 0)), now: epoch,
 		nodes: map[wire.NodeID]*simNode{}, delay: 20 * time.Millisecond,
-		island: map[wire.NodeID]int{}, digest: sha256.New(), sent: map[string]int{},
+		island: map[wire.NodeID]int{}, digest: sha256.New(), sent: map[string]int{}, ttl: 16,
 	}
 }
 
@@ -106,8 +137,10 @@ func (m *sim) start(id wire.NodeID) *simNode {
 	}
 	n := &simNode{
 		id: id, life: life, boot: map[wire.NodeID]int{}, ring: map[wire.NodeID]int{}, attaching: map[wire.NodeID]bool{},
-		state: New(Config{Rand: rand.New(rand.NewPCG(m.rand.Uint64(), 1))}, id, m.now),
 	}
+	cfg := m.cfg
+	cfg.Rand = rand.New(rand.NewPCG(m.rand.Uint64(), 1))
+	n.state = New(cfg, id, m.now)
 	m.nodes[id] = n
 	i, _ := slices.BinarySearchFunc(m.ids, id, wire.NodeID.Compare)
 	m.ids = slices.Insert(m.ids, i, id)
@@ -118,7 +151,16 @@ func (m *sim) start(id wire.NodeID) *simNode {
 
 // discover lets id and everybody it can reach find each other.
 func (m *sim) discover(id wire.NodeID) {
-	for _, o := range m.ids {
+	var seen []wire.NodeID
+	if m.sight == 0 || len(m.ids) <= m.sight {
+		seen = slices.Clone(m.ids)
+	}
+	for range m.sight {
+		if len(m.ids) > m.sight {
+			seen = append(seen, m.ids[m.rand.IntN(len(m.ids))])
+		}
+	}
+	for _, o := range seen {
 		if o != id && m.island[o] == m.island[id] {
 			for _, p := range [][2]wire.NodeID{{id, o}, {o, id}} {
 				n := m.nodes[p[0]]
@@ -213,10 +255,14 @@ func (m *sim) step(n *simNode, in Input) {
 		return
 	}
 	out := n.state.Step(m.now, in)
-	fmt.Fprintf(m.digest, "%v %v %T%+v\n", m.now.Sub(epoch), n.id, in, in)
+	if m.digest != nil {
+		fmt.Fprintf(m.digest, "%v %v %T%+v\n", m.now.Sub(epoch), n.id, in, in)
+	}
 	for _, o := range out {
-		fmt.Fprintf(m.digest, "  %T%+v\n", o, o)
-		m.sent[fmt.Sprintf("%T", o)]++
+		if m.digest != nil {
+			fmt.Fprintf(m.digest, "  %T%+v\n", o, o)
+			m.sent[fmt.Sprintf("%T", o)]++
+		}
 		m.carry(n, o)
 	}
 	m.check(n)
@@ -250,13 +296,30 @@ func (m *sim) carry(n *simNode, o Output) {
 		})
 	case Probe:
 		d := []wire.Destination{wire.ToNode(o.Via), wire.ToResource(o.Resource)}
-		m.send(n.id, d, func(at wire.NodeID) { m.step(n, ProbeAnswered{Via: o.Via, Owner: at}) },
+		m.send("probe", n.id, d, func(at wire.NodeID) { m.step(n, ProbeAnswered{Via: o.Via, Owner: at}) },
 			func() { m.step(n, ProbeFailed{Via: o.Via}) })
+	case Search:
+		m.send("search", n.id, []wire.Destination{wire.ToResource(o.Resource)},
+			func(at wire.NodeID) { m.step(n, SearchAnswered{Resource: o.Resource, Owner: at}) },
+			func() { m.step(n, SearchFailed{Resource: o.Resource}) })
+	case ProbeInfo:
+		m.cost.add("probe info", 2, pingBytes)
+		m.over(n, o.To, func(to *simNode) {
+			m.step(to, ProbeInfoReceived{From: n.id, Tuning: o.Tuning})
+			d, ok := to.state.SelfTuning()
+			m.over(to, n.id, func(n *simNode) {
+				m.step(n, ProbeInfoAnswered{From: to.id, Uptime: uptime(to.state.Uptime()), HasUptime: true, Tuning: d, HasTuning: ok})
+			})
+		})
 	case Attach:
 		m.attach(n, o)
 	case SendUpdate:
-		m.over(n, o.To, func(to *simNode) { m.step(to, UpdateReceived{From: n.id, Update: o.Update}) })
+		u := o.Update
+		m.cost.add("update", 1, updateBytes+16*(len(u.Predecessors)+len(u.Successors)+len(u.Fingers)))
+		m.cost.add("update", 1, answerBytes)
+		m.over(n, o.To, func(to *simNode) { m.step(to, UpdateReceived{From: n.id, Update: u}) })
 	case SendJoin:
+		m.cost.add("join", 2, answerBytes)
 		m.over(n, o.To, func(to *simNode) { m.step(to, JoinReceived{From: n.id}) })
 	case AnswerJoin:
 		m.over(n, o.To, func(to *simNode) {
@@ -267,6 +330,7 @@ func (m *sim) carry(n *simNode, o Output) {
 			}
 		})
 	case SendLeave:
+		m.cost.add("leave", 2, answerBytes)
 		m.over(n, o.To, func(to *simNode) { m.step(to, LeaveReceived{From: n.id}) })
 	case CloseLink:
 		links := n.links(o.Kind)
@@ -307,6 +371,8 @@ func (m *sim) over(n *simNode, to wire.NodeID, deliver func(*simNode)) {
 
 func (m *sim) connect(a, b *simNode, kind LinkKind, sendUpdate bool) {
 	m.seq++
+	m.cost.links++
+	m.cost.linkUps += linkBytes
 	a.links(kind)[b.id] = m.seq
 	b.links(kind)[a.id] = m.seq
 	m.step(b, LinkUp{ID: a.id, Kind: kind, SendUpdate: sendUpdate})
@@ -324,7 +390,7 @@ func (m *sim) attach(n *simNode, o Attach) {
 	for _, v := range o.Via {
 		d = append(d, wire.ToNode(v))
 	}
-	m.send(n.id, append(d, wire.ToNode(o.ID)), func(at wire.NodeID) {
+	m.send("attach", n.id, append(d, wire.ToNode(o.ID)), func(at wire.NodeID) {
 		p := m.nodes[at]
 		// Glare: "smaller Node-ID yields, larger answers Error_In_Progress".
 		if p.attaching[n.id] && at.Compare(n.id) > 0 {
@@ -344,8 +410,13 @@ func (m *sim) attach(n *simNode, o Attach) {
 
 // send routes a request along its destination list; its answer comes back, or after the maximum
 // request lifetime fail is called.
-func (m *sim) send(from wire.NodeID, dest []wire.Destination, answer func(wire.NodeID), fail func()) {
+func (m *sim) send(what string, from wire.NodeID, dest []wire.Destination, answer func(wire.NodeID), fail func()) {
 	done := false
+	hops := 0
+	size := pingBytes
+	if what == "attach" {
+		size = attachBytes
+	}
 	m.after(15*time.Second, func() {
 		if !done {
 			done = true
@@ -361,6 +432,7 @@ func (m *sim) send(from wire.NodeID, dest []wire.Destination, answer func(wire.N
 		h := n.state.NextHop(dest[0])
 		if h.Local {
 			if len(dest) == 1 && !done {
+				m.cost.add(what, hops, size)
 				m.after(2*m.latency(), func() {
 					if !done {
 						done = true
@@ -379,13 +451,15 @@ func (m *sim) send(from wire.NodeID, dest []wire.Destination, answer func(wire.N
 			m.t.Errorf("%v routes to %v, which it has no link to", at, h.Via)
 			return
 		}
+		hops++
+		m.cost.add(what, 1, size)
 		m.after(m.latency(), func() {
 			if m.reach(at, h.Via) {
 				hop(h.Via, dest, ttl-1)
 			}
 		})
 	}
-	hop(from, dest, 16)
+	hop(from, dest, m.ttl)
 }
 
 // check is what must hold at any time at one node.
@@ -400,8 +474,8 @@ func (m *sim) check(n *simNode) {
 			m.t.Fatalf("%v routes through %v, which is not ready", n.id, id)
 		}
 	}
-	if len(s.contacts) > s.cfg.MaxContacts || s.countAttaches() > maxAttaches {
-		m.t.Fatalf("%v: %d contacts, %d Attaches", n.id, len(s.contacts), s.countAttaches())
+	if len(s.contacts) > s.cfg.MaxContacts || len(s.search.under) > maxAttaches {
+		m.t.Fatalf("%v: %d contacts, %d Attaches", n.id, len(s.contacts), len(s.search.under))
 	}
 }
 
@@ -424,7 +498,7 @@ func (m *sim) until(limit time.Duration, ok func() error) (time.Duration, error)
 		if err == nil || m.now.Sub(begin) >= limit {
 			return m.now.Sub(begin), err
 		}
-		m.run(50 * time.Millisecond)
+		m.run(50 * time.Millisecond * time.Duration(1+len(m.ids)/64))
 	}
 }
 
@@ -435,20 +509,27 @@ func (m *sim) oneRing() error {
 	for _, id := range m.ids {
 		groups[m.island[id]] = append(groups[m.island[id]], id)
 	}
-	for _, id := range m.ids {
-		group := groups[m.island[id]]
-		at, _ := slices.BinarySearchFunc(group, id, wire.NodeID.Compare)
-		others := slices.Delete(slices.Clone(group), at, at+1)
-		pred, succ := cut(id, others, 3)
-		sn := m.nodes[id].state.Snapshot()
-		if !slices.Equal(sn.Predecessors, pred) || !slices.Equal(sn.Successors, succ) {
-			return fmt.Errorf("%v: neighbours %v %v, want %v %v", id, sn.Predecessors, sn.Successors, pred, succ)
-		}
-		if len(group) <= 16 && !slices.Equal(sn.Members, group) {
-			return fmt.Errorf("%v: connected to %v, want %v", id, sn.Members, group)
-		}
-		if want := Member; len(group) > 1 && sn.Phase != want {
-			return fmt.Errorf("%v: %v, want %v", id, sn.Phase, want)
+	for _, group := range groups {
+		n := len(group)
+		for at, id := range group {
+			s := m.nodes[id].state
+			np, ns := s.neighbours()
+			var pred, succ []wire.NodeID
+			for i := 1; i <= np && i < n; i++ {
+				pred = append(pred, group[(at-i+n)%n])
+			}
+			for i := 1; i <= ns && i < n; i++ {
+				succ = append(succ, group[(at+i)%n])
+			}
+			if !slices.Equal(s.pred, pred) || !slices.Equal(s.succ, succ) {
+				return fmt.Errorf("%v: neighbours %v %v, want %v %v", id, s.pred, s.succ, pred, succ)
+			}
+			if n <= 16 && !slices.Equal(s.withSelf(), group) {
+				return fmt.Errorf("%v: connected to %v, want %v", id, s.withSelf(), group)
+			}
+			if n > 1 && s.phase != Member {
+				return fmt.Errorf("%v: %v, want %v", id, s.phase, Member)
+			}
 		}
 	}
 	return nil

@@ -1,83 +1,9 @@
 package chord
 
 import (
-	"cmp"
-	"math/rand/v2"
-	"slices"
 	"time"
 
 	"fieldkit/overlay/wire"
-)
-
-// Config holds what may differ between overlays and in tests. Zero fields get the field kit's
-// values; only Rand has none.
-type Config struct {
-	Rand *rand.Rand // jitter; required
-
-	FullMesh    int // up to so many members, self included, everyone attaches to everyone; 16
-	Neighbours  int // successors and predecessors kept, each; at least and by default 3 (RFC 6940 §10.7)
-	MaxPeers    int // attached links; above, the farthest that is no neighbour is closed; 64
-	MaxBoot     int // bootstrap links; above, new ones are closed; 32
-	MaxContacts int // Node-IDs remembered at all; above, new ones are ignored; 512
-
-	UpdateInterval    time.Duration // between Updates to a connected peer, ± 1/4 (chord-update-interval); 30 s
-	PingInterval      time.Duration // between probes of the own ring, ± 1/4 (chord-ping-interval); 60 s
-	DiscoveryInterval time.Duration // discovery is repeated after this to twice this; 15 s
-	HoldDown          time.Duration // from the loss of a neighbour to Settled; 5 s
-	Settle            time.Duration // from any other change of neighbours to Settled; 1 s
-}
-
-func (c Config) withDefaults() Config {
-	def := func(p *int, v int) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	dur := func(p *time.Duration, v time.Duration) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	def(&c.FullMesh, 16)
-	def(&c.Neighbours, 3)
-	c.Neighbours = max(c.Neighbours, 3)
-	def(&c.MaxPeers, 64)
-	c.MaxPeers = max(c.MaxPeers, 2*c.Neighbours+1, c.FullMesh)
-	def(&c.MaxBoot, 32)
-	def(&c.MaxContacts, 512)
-	c.MaxContacts = max(c.MaxContacts, c.MaxPeers+c.MaxBoot)
-	dur(&c.UpdateInterval, 30*time.Second)
-	dur(&c.PingInterval, 60*time.Second)
-	dur(&c.DiscoveryInterval, 15*time.Second)
-	dur(&c.HoldDown, 5*time.Second)
-	dur(&c.Settle, time.Second)
-	return c
-}
-
-// Times and limits that nobody has a reason to set.
-const (
-	maxDials     = 3 // Bootstrap outputs under way
-	maxAttaches  = 8 // Attach outputs under way
-	maxPerTeach  = 4 // of them, taught by one peer: one liar cannot take all places
-	maxListed    = 8 // Node-IDs believed of each list of an Update
-	dialTimeout  = 30 * time.Second
-	probeTimeout = 20 * time.Second // the maximum request lifetime is 15 s (RFC 6940 §6.2.1)
-	// An Attach takes a request lifetime, then ICE, then DTLS.
-	attachTimeout = 45 * time.Second
-	joinTimeout   = 10 * time.Second
-	admitTimeout  = time.Second            // from the JoinAns to the Admitting Peer's Update
-	coalesce      = 100 * time.Millisecond // between reactive Updates to everyone
-	yieldDelay    = 300 * time.Millisecond // the larger Node-ID lets the smaller one begin
-	memberDelay   = 2 * time.Second        // members let newcomers begin, so that they can join
-	lostDelay     = 5 * time.Second        // before a lost peer is tried again
-	leftDelay     = 30 * time.Second       // during which a peer that left is not attached to
-	leaveLinger   = 5 * time.Second        // for the LeaveAns, before its links are closed
-	backoffMin    = time.Second
-	backoffMax    = time.Minute
-	sameRingFor   = 5 * time.Minute // before a peer known to be in this ring is dialled again
-	bootLinger    = 10 * time.Second
-	bootIdle      = time.Minute
-	bootIdlePeer  = 5 * time.Minute // for links that the other side ought to close
 )
 
 // Phase is where a State is in its life.
@@ -101,10 +27,13 @@ type Stats struct {
 	AttachesStarted             uint64
 	AttachesFailed              uint64
 	NeighbourChanges            uint64
+	FingerSearches              uint64 // Pings for the Finger Table
 	UpdatesSent, UpdatesIgnored uint64 // ignored: not from an attached peer
+	Lessons                     uint64 // Updates sent because a received one lacked peers known here
 	IDsIgnored                  uint64 // Node-IDs in Updates that were nonsense or too many
 	ContactsRefused             uint64 // Node-IDs not remembered, at the limit
 	LinksRefused                uint64 // links closed, at the limit
+	LinksSpared                 uint64 // links closed because neither side needed them
 }
 
 // State is the topology plug-in of one peer. Make it with New.
@@ -118,17 +47,20 @@ type State struct {
 	contacts contacts
 	phase    Phase
 	join     join
-	pred     []wire.NodeID // nearest first
+	pred     []wire.NodeID // nearest first; replaced, never written to: Updates and outputs share it
 	succ     []wire.NodeID
-	members  []wire.NodeID // attached and ready, ascending, without self
+	members  []wire.NodeID // attached and ready, ascending, without self; likewise
+	large    bool          // the ring has more than Config.FullMesh members
 
-	dirty     bool      // the whole Connection Table is owed an Update
-	lastAll   time.Time // when it last got one
-	settleAt  time.Time // zero: settled
-	checkAt   time.Time // next probe of the own ring
-	attachAt  time.Time // when the next candidate may be attached to; zero: none waits
-	lastProbe int       // which member was probed last
-	stats     Stats
+	updates  updates
+	settleAt time.Time // zero: settled
+	check    pacer     // probes of the own ring
+	dials    pacer     // bootstrap links to strangers, once the ring is large
+	search   searching // of peers for the Neighbor Table
+	fingers  fingers
+	tuning   tuning
+	stats    Stats
+	scratch  scratch
 }
 
 // join is the way through RFC 6940 §10.5.
@@ -140,6 +72,37 @@ type join struct {
 	answered bool
 }
 
+// updates are those owed to more than one peer.
+type updates struct {
+	near    bool      // to those in the Neighbor Table, and whom this peer is a neighbour of
+	all     bool      // to the whole Connection Table
+	last    time.Time // when one of these last went out
+	pending bool      // this Step sends some
+}
+
+// searching is what the Neighbor Table lacks.
+type searching struct {
+	stale     bool      // lists or members changed: look through them again
+	at        time.Time // when the next candidate may be attached to; zero: none waits
+	under     []*contact
+	bequest   []wire.NodeID // what neighbours that are gone had listed, or said in their Leave
+	bequestTo time.Time
+	lastProbe int // which member was probed last
+}
+
+// scratch is memory used again from Step to Step.
+type scratch struct {
+	ids      []wire.NodeID
+	contacts []*contact
+	leads    []lead
+}
+
+// pacer spaces something that is done ever less often while it finds nothing.
+type pacer struct {
+	at    time.Time
+	every time.Duration
+}
+
 // New makes the state of peer self, a ring of one. It panics without cfg.Rand.
 func New(cfg Config, self wire.NodeID, now time.Time) *State {
 	if cfg.Rand == nil {
@@ -147,12 +110,14 @@ func New(cfg Config, self wire.NodeID, now time.Time) *State {
 	}
 	s := &State{cfg: cfg.withDefaults(), self: self, started: now, now: now}
 	s.plusOne = next(self)
-	s.checkAt = now.Add(s.jitter(s.cfg.PingInterval))
+	s.check = pacer{at: now.Add(s.jitter(s.cfg.PingInterval)), every: s.cfg.PingInterval}
+	s.dials = pacer{at: now, every: memberDelay}
+	s.startTuning()
 	return s
 }
 
 // Step takes one event and returns what to do about it. Time never goes back: a now before the
-// last one counts as the last one.
+// last one counts as the last one. The lists in outputs are shared and must not be written to.
 func (s *State) Step(now time.Time, in Input) []Output {
 	if s.phase == Left {
 		return nil
@@ -161,6 +126,20 @@ func (s *State) Step(now time.Time, in Input) []Output {
 		s.now = now
 	}
 	s.out = nil
+	if in, ok := in.(Shutdown); ok {
+		s.take(in)
+		return s.out
+	}
+	s.take(in)
+	s.timers()
+	s.advanceJoin()
+	s.schedule()
+	s.flush()
+	s.forget()
+	return s.out
+}
+
+func (s *State) take(in Input) {
 	switch in := in.(type) {
 	case Discovered:
 		s.discovered(in.ID)
@@ -171,7 +150,7 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	case LinkUp:
 		s.linkUp(in)
 	case LinkDown:
-		s.linkDown(in.ID, in.Kind)
+		s.linkDown(in.ID, in.Kind, !in.Closed)
 	case BootstrapFailed:
 		s.bootstrapFailed(in.ID)
 	case AttachFailed:
@@ -180,6 +159,14 @@ func (s *State) Step(now time.Time, in Input) []Output {
 		s.probeAnswered(in.Via, in.Owner)
 	case ProbeFailed:
 		s.probeFailed(in.Via)
+	case SearchAnswered:
+		s.searchAnswered(in.Resource, in.Owner)
+	case SearchFailed:
+		s.searchFailed(in.Resource)
+	case ProbeInfoReceived:
+		s.heard(in.From, in.Tuning)
+	case ProbeInfoAnswered:
+		s.probeInfoAnswered(in)
 	case UpdateReceived:
 		s.updateReceived(in.From, in.Update)
 	case UpdateRequested:
@@ -193,41 +180,18 @@ func (s *State) Step(now time.Time, in Input) []Output {
 	case JoinFailed:
 		s.joinFailed(in.From)
 	case LeaveReceived:
-		s.leaveReceived(in.From)
+		s.leaveReceived(in.From, in.Leave.Nodes)
 	case PeerFailed:
 		s.drop(in.ID)
 	case Shutdown:
 		s.shutdown()
-		return s.take()
 	}
-	s.timers()
-	s.advanceJoin()
-	s.schedule()
-	s.flush()
-	s.contacts = slices.DeleteFunc(s.contacts, s.idle)
-	return s.take()
-}
-
-// take returns the outputs. Of several Updates to one peer in one Step only the last says anything.
-func (s *State) take() []Output {
-	out := make([]Output, 0, len(s.out))
-	for i, o := range s.out {
-		if u, ok := o.(SendUpdate); ok {
-			if slices.ContainsFunc(s.out[i+1:], func(o Output) bool {
-				later, ok := o.(SendUpdate)
-				return ok && later.To == u.To
-			}) {
-				continue
-			}
-			s.stats.UpdatesSent++
-		}
-		out = append(out, o)
-	}
-	s.out = nil
-	return out
 }
 
 func (s *State) emit(o Output) { s.out = append(s.out, o) }
+
+// due reports that a time that is set has come.
+func (s *State) due(t time.Time) bool { return !t.IsZero() && !t.After(s.now) }
 
 // jitter is d ± a quarter.
 func (s *State) jitter(d time.Duration) time.Duration {
@@ -243,115 +207,35 @@ func (s *State) backoff(fails int) time.Duration {
 	return s.jitter(min(backoffMin<<min(fails-1, 10), backoffMax))
 }
 
-// contact is all that is known of one other Node-ID.
-type contact struct {
-	id         wire.NodeID
-	discovered bool
-	boot       bootLink
-	ring       ringLink
-	dial       attempt // Bootstrap
-	probe      attempt // Probe
-	attach     attempt // Attach
-	attachVia  wire.NodeID
-	taught     bool      // some member lists it
-	sameRing   time.Time // until then it is taken to be in this ring
-	left       time.Time // until then it has left
-}
-
-// attempt is something that is tried again with back-off.
-type attempt struct {
-	at    time.Time // not before; zero: at once, if at all
-	until time.Time // under way, given up then; zero: not under way
-	fails int
-}
-
-func (a *attempt) busy() bool { return !a.until.IsZero() }
-
-func (a *attempt) start(now time.Time, timeout time.Duration) { a.until = now.Add(timeout) }
-
-type bootLink struct {
-	up, ours bool
-	since    time.Time
-}
-
-// ringLink is an entry of the Connection Table.
-type ringLink struct {
-	up       bool
-	ready    bool // it may be routed through: it has sent an Update or a Join
-	told     bool // it has been sent an Update
-	since    time.Time
-	updateAt time.Time
-	leaving  time.Time // the link is closed then
-	listed   []wire.NodeID
-}
-
-// contacts is a small sorted table, so that every walk through it has the same order.
-type contacts []*contact
-
-func (t contacts) find(id wire.NodeID) (int, bool) {
-	return slices.BinarySearchFunc(t, id, func(c *contact, id wire.NodeID) int { return c.id.Compare(id) })
-}
-
-func (t contacts) get(id wire.NodeID) *contact {
-	if i, ok := t.find(id); ok {
-		return t[i]
-	}
-	return nil
-}
-
-// contact finds or makes the entry of id. It is nil for Node-IDs that cannot be another peer's
-// and at the limit.
-func (s *State) contact(id wire.NodeID) *contact {
-	if !s.valid(id) {
-		s.stats.IDsIgnored++
-		return nil
-	}
-	i, ok := s.contacts.find(id)
-	if ok {
-		return s.contacts[i]
-	}
-	if len(s.contacts) >= s.cfg.MaxContacts {
-		s.stats.ContactsRefused++
-		return nil
-	}
-	c := &contact{id: id}
-	s.contacts = slices.Insert(s.contacts, i, c)
-	return c
-}
-
-func (s *State) valid(id wire.NodeID) bool {
-	return id.Len() == s.self.Len() && id != s.self && !id.IsInvalid() && !id.IsWildcard()
-}
-
-// idle reports that forgetting c loses nothing.
-func (s *State) idle(c *contact) bool {
-	return !c.discovered && !c.taught && !c.boot.up && !c.ring.up &&
-		!c.dial.busy() && !c.probe.busy() && !c.attach.busy() &&
-		!c.attach.at.After(s.now) && !c.left.After(s.now)
-}
-
 // Deadline is when Step wants its next Tick. It is always after the last Step.
 func (s *State) Deadline() time.Time {
 	if s.phase == Left {
 		return s.now.Add(24 * time.Hour)
 	}
-	d := s.checkAt
+	d := s.now.Add(24 * time.Hour)
 	sooner := func(t time.Time) {
 		if t.After(s.now) && t.Before(d) {
 			d = t
 		}
 	}
+	sooner(s.check.at)
 	sooner(s.settleAt)
-	sooner(s.attachAt)
+	sooner(s.search.at)
 	sooner(s.join.until)
-	if s.dirty {
-		sooner(s.lastAll.Add(coalesce))
+	sooner(s.tuning.at)
+	if s.updates.near || s.updates.all {
+		sooner(s.updates.last.Add(coalesce))
+	}
+	if s.large {
+		sooner(s.dials.at)
+		sooner(s.fingers.at)
+		sooner(s.fingers.until)
 	}
 	for _, c := range s.contacts {
 		sooner(c.dial.until)
 		sooner(c.probe.until)
 		sooner(c.attach.until)
-		if c.discovered {
+		if c.discovered && !s.large {
 			sooner(c.dial.at)
 		}
 		if c.linked() && !c.ring.ready {
@@ -368,47 +252,54 @@ func (s *State) Deadline() time.Time {
 	return d
 }
 
-func (c *contact) linked() bool { return c.boot.up || c.ring.up }
-
 // timers acts on what has come due.
 func (s *State) timers() {
-	due := func(t time.Time) bool { return !t.IsZero() && !t.After(s.now) }
-	for _, c := range slices.Clone(s.contacts) {
-		if c.dial.busy() && due(c.dial.until) {
+	s.scratch.contacts = append(s.scratch.contacts[:0], s.contacts...)
+	for _, c := range s.scratch.contacts {
+		if c.dial.busy() && s.due(c.dial.until) {
 			s.bootstrapFailed(c.id)
 		}
-		if c.probe.busy() && due(c.probe.until) {
+		if c.probe.busy() && s.due(c.probe.until) {
 			s.probeFailed(c.id)
 		}
-		if c.attach.busy() && due(c.attach.until) {
+		if c.attach.busy() && s.due(c.attach.until) {
 			s.attachFailed(c.id, false)
 		}
-		if c.ring.up && due(c.ring.leaving) {
+		if c.ring.up && s.due(c.ring.leaving) {
 			s.drop(c.id)
 		}
-		if c.boot.up && due(s.bootExpiry(c)) {
+		if c.ring.up && s.due(c.ring.updateAt) {
+			s.spare(c)
+		}
+		if c.boot.up && s.due(s.bootExpiry(c)) {
 			s.closeBoot(c)
 		}
 	}
-	if due(s.settleAt) {
+	clear(s.scratch.contacts)
+	if s.due(s.settleAt) {
 		s.settleAt = time.Time{}
 		s.emit(Settled{})
 	}
-	if due(s.checkAt) {
-		s.checkAt = s.now.Add(s.jitter(s.cfg.PingInterval))
+	if s.due(s.fingers.until) {
+		s.searchFailed(s.fingers.point)
+	}
+	if s.due(s.tuning.at) {
+		s.stabilise()
+	}
+	if s.due(s.check.at) {
 		s.probeRing()
 	}
 }
 
-// byDistance orders Node-IDs clockwise from self.
-func (s *State) byDistance(a, b wire.NodeID) int {
-	if aw, bw := a.Compare(s.self) < 0, b.Compare(s.self) < 0; aw != bw {
-		if aw {
-			return 1
-		}
-		return -1
+// neighbours is how many successors and predecessors are kept.
+func (s *State) neighbours() (pred, succ int) {
+	if s.cfg.SelfTuning {
+		return s.tuning.neighbours, s.tuning.neighbours
 	}
-	return a.Compare(b)
+	return s.cfg.Neighbours, s.cfg.Neighbours
 }
 
-func compareFails(a, b *contact) int { return cmp.Compare(a.attach.fails, b.attach.fails) }
+// Uptime is how long this State has existed, by the last Step.
+func (s *State) Uptime() time.Duration { return s.now.Sub(s.started) }
+
+func uptime(d time.Duration) uint32 { return uint32(min(max(d, 0)/time.Second, 1<<32-1)) }
