@@ -1,7 +1,7 @@
 # The two commands: `make run` shows kits that find each other and connect phones; `make test` proves it.
 SHELL := /bin/bash
 
-.PHONY: run test build lint fuzz clean
+.PHONY: run test build lint fuzz soak clean
 
 run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
 	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit ./firmware/cmd/fieldkitd
@@ -18,6 +18,9 @@ lint:
 
 fuzz: ## Each fuzz target for FUZZTIME (default 30s)
 	@scripts/fuzz
+
+soak: ## A thousand seeds of simulated overlays, for at most SOAK (default 1h)
+	@scripts/soak
 
 clean:
 	rm -rf bin build

@@ -87,8 +87,6 @@ func (x *run) churnLookups(d time.Duration) []*lookup {
 func (x *run) mix() {
 	x.powerUp(max(x.o.Nodes/2, 1), 2*time.Second, 0)
 	x.net.Loss = []float64{0, 0, 0.02, 0.1}[x.rng.IntN(4)]
-	x.net.Delay = time.Duration(1+x.rng.IntN(80)) * time.Millisecond
-	x.net.Jitter = time.Duration(1+x.rng.IntN(80)) * time.Millisecond
 	for range 40 {
 		x.disturb()
 		x.Run(x.spread([]time.Duration{time.Second, 5 * time.Second, 30 * time.Second}[x.rng.IntN(3)]))
@@ -96,6 +94,7 @@ func (x *run) mix() {
 	x.figure("disturbances", 40, "")
 	// From here on nothing is lost and nobody comes or goes: all has to come right.
 	x.net.Loss = 0
+	x.Run(restartWithin + 2*time.Second) // who is switched off or on is through with it
 	if len(x.living()) == 0 {
 		if err := x.kits[0].start(); err != nil {
 			x.fail("%v", err)
@@ -105,7 +104,7 @@ func (x *run) mix() {
 	x.meet(x.living())
 	d, _ := x.converge("end", x.living(), convergeWithin)
 	x.figure("one ring after", d.Seconds(), "s")
-	x.write(nil, 0)
+	x.write(nil, 0) // waits for what is not stored yet
 	x.Run(quiet)
 	_, r := x.converge("rest", x.living(), convergeWithin)
 	var mine, left []*record
@@ -149,6 +148,9 @@ func (x *run) heldNow() (list []*record) {
 	return list
 }
 
+// restartWithin is how long a kit is off that is switched off and on again.
+const restartWithin = 10 * time.Second
+
 // disturb lets one thing happen.
 func (x *run) disturb() {
 	alive := x.living()
@@ -190,7 +192,7 @@ func (x *run) disturb() {
 		if k != nil {
 			k.stop()
 			life := k.life
-			x.k.after(x.spread(10*time.Second), func() {
+			x.k.after(x.spread(restartWithin), func() {
 				if k.life == life {
 					if err := k.start(); err != nil {
 						x.fail("%v", err)

@@ -12,13 +12,13 @@ const (
 	udpIP        = 20 + 8  // IPv4 and UDP headers
 	dtlsRecord   = 13 + 16 // DTLS record header and the tag of ChaCha20-Poly1305
 	frameData    = wire.FrameDataOverhead
-	frameAck     = wire.FrameAckLen + dtlsRecord + udpIP // a whole ACK
-	goodbye      = 2 + dtlsRecord + udpIP                // close_notify
-	bootBytes    = 2169                                  // DTLS with cookie and both certificates, both directions
+	goodbye      = 2 + dtlsRecord + udpIP // close_notify
+	bootBytes    = 2169                   // DTLS with cookie and both certificates, both directions
 	bootFlights  = 6
 	attachBytes  = 3560 // ICE checks and DTLS without cookie, both directions
 	dtlsFlights  = 4
-	iceCheckSize = 120 // one STUN Binding request or answer
+	checkRequest = 112 + udpIP // a STUN Binding request
+	checkAnswer  = 64 + udpIP
 
 	// keepaliveRate is what ICE sends on an idle link, in bytes per second, both directions.
 	keepaliveRate = 56
@@ -31,17 +31,12 @@ const (
 	maxFlight      = time.Second
 	bootFlight     = 300 * time.Millisecond // flights of a bootstrap link are sent again after this
 	connectTimeout = 15 * time.Second
-	bootTimeout    = 5 * time.Second // node's own for one address
+	consentEvery   = 8200 * time.Millisecond // between ICE's own checks of a link
 	consentTimeout = 35 * time.Second
 	bootIdle       = 2 * time.Minute
-	initialRTO     = 500 * time.Millisecond // RFC 6940 §6.6.3.1, and below
-	minRTO         = 200 * time.Millisecond
-	maxRTO         = 60 * time.Second
-	ackSpacing     = 10 * time.Millisecond
-	maxSends       = 5
-	suspectSends   = 4
 	queueMessages  = 256
 	queueBytes     = 512 << 10
+	maxFrame       = 1500
 	attemptLife    = 30 * time.Second
 	attemptsPerKit = 64
 	acceptedPerKit = 256
@@ -58,13 +53,14 @@ type Ledger struct {
 	Records     uint64 `json:"records"`  // DTLS around first transmissions
 	Packets     uint64 `json:"packets"`  // UDP and IPv4 around first transmissions
 	Handshakes  uint64 `json:"handshakes"`
+	Goodbyes    uint64 `json:"goodbyes"`
 	Keepalives  uint64 `json:"keepalives"`
 	Retransmits uint64 `json:"retransmits"` // how many DATA were sent again
 }
 
 // Wire is everything on the wire, in bytes.
 func (l Ledger) Wire() uint64 {
-	return l.Reload + l.Framing + l.Acks + l.Again + l.Records + l.Packets + l.Handshakes + l.Keepalives
+	return l.Reload + l.Framing + l.Acks + l.Again + l.Records + l.Packets + l.Handshakes + l.Goodbyes + l.Keepalives
 }
 
 func (l *Ledger) add(o *Ledger, sign uint64) {
@@ -76,6 +72,7 @@ func (l *Ledger) add(o *Ledger, sign uint64) {
 	l.Records += sign * o.Records
 	l.Packets += sign * o.Packets
 	l.Handshakes += sign * o.Handshakes
+	l.Goodbyes += sign * o.Goodbyes
 	l.Keepalives += sign * o.Keepalives
 	l.Retransmits += sign * o.Retransmits
 }
@@ -95,22 +92,8 @@ func (l *Ledger) sent(n int) {
 	l.Packets += udpIP
 }
 
+// resent counts a DATA frame sent again.
 func (l *Ledger) resent(n int) {
 	l.Retransmits++
-	l.Again += uint64(n + frameData + dtlsRecord + udpIP)
-}
-
-// rttEstimator is RFC 6298 §2 as RFC 6940 §6.6.3.1 wants it rounded.
-type rttEstimator struct{ srtt, rttvar, rto time.Duration }
-
-func (e *rttEstimator) sample(r time.Duration) {
-	r = max(r, time.Microsecond)
-	if e.srtt == 0 {
-		e.srtt, e.rttvar = r, r/2
-	} else {
-		e.rttvar += ((e.srtt - r).Abs() - e.rttvar) / 4
-		e.srtt += (r - e.srtt) / 8
-	}
-	rto := e.srtt + max(time.Millisecond, 4*e.rttvar)
-	e.rto = min(max((rto+time.Millisecond-1).Truncate(time.Millisecond), minRTO), maxRTO)
+	l.Again += uint64(n + dtlsRecord + udpIP)
 }

@@ -144,7 +144,7 @@ func TestCostsAreThoseOfRealLinks(t *testing.T) {
 			t.Errorf("a message took %v, the model %v", took, delay)
 		}
 		time.Sleep(3 * delay)
-		within(t, "bytes of a message", spent(), size+frameData+dtlsRecord+udpIP+frameAck, 0)
+		within(t, "bytes of a message", spent(), size+frameData+wire.FrameAckLen+2*(dtlsRecord+udpIP), 0)
 
 		begin()
 		time.Sleep(10 * time.Minute)

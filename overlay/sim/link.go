@@ -5,54 +5,50 @@ import (
 	"time"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/sr"
+	"fieldkit/overlay/wire"
 )
 
-// Errors of links, as overlay/link has them.
+// Errors of the simulated network; those of links are sr's.
 var (
-	errQueueFull   = errors.New("simulated link: send queue full")
 	errClosed      = errors.New("simulated link: closed")
 	errUnreachable = errors.New("simulated network: no answer")
 )
 
-// End is one end of a DTLS association between two kits: what a peer has in its Connection Table. Messages under
-// way, retransmissions and the pause between messages are those of Simple Reliability (RFC 6940 §6.6.3).
+// End is one end of a DTLS association between two kits: what a peer has in its Connection Table. Framing,
+// retransmission and pauses are overlay/link's own machine; of DTLS and ICE there are the bytes and the time.
 type End struct {
 	kit      *Kit
 	life     int // of kit, which may restart
 	far      *End
 	peer     *ident.Peer // who is at the far end
 	attached bool
-	slot     int // in kit.ends
-	heard    instant
-	billed   instant // until then keep-alives are in the ledger
 	started  bool
 	closed   bool
-
-	out pipe
-}
-
-// pipe is the sending side of an End: at most one message is under way.
-type pipe struct {
-	queue   [][]byte
-	bytes   int // in queue
-	current []byte
-	ordinal uint64 // of current
-	sends   int
-	arrived bool // current reached the far end at least once
-	pumping bool // an event to send the next message is made
-	sentAt  instant
-	wait    time.Duration
-	freeAt  instant // after the last ACK and its pause
-	suspect bool
-	est     rttEstimator
+	suspect  bool
+	slot     int // in kit.ends
+	sr       *sr.Reliability
+	armed    instant // when wake is to happen; none: 0
+	wake     func()
+	made     instant
+	heard    instant // proof of life
+	cut      instant // when the far end got out of reach, if it is
+	billed   instant // until then keep-alives are in the ledger
+	again    uint64  // retransmissions in the ledger
 }
 
 func newEnd(kit, far *Kit, attached bool, rtt time.Duration) *End {
-	e := &End{kit: kit, life: kit.life, peer: far.self, attached: attached, slot: len(kit.ends)}
-	e.heard, e.billed = kit.w.k.now, kit.w.k.now
-	e.out.est.rto = initialRTO
-	if rtt > 0 {
-		e.out.est.sample(rtt)
+	now := kit.w.k.now
+	e := &End{
+		kit: kit, life: kit.life, peer: far.self, attached: attached, slot: len(kit.ends), made: now, heard: now, billed: now,
+		sr: sr.New(sr.Config{MaxSend: maxFrame, MaxReceive: maxFrame, QueueMessages: queueMessages, QueueBytes: queueBytes, InitialRTT: rtt}),
+	}
+	e.wake = func() {
+		if e.closed || e.armed == 0 || kit.w.k.now < e.armed {
+			return
+		}
+		e.armed = 0
+		e.step(sr.Input{Kind: sr.Tick})
 	}
 	kit.ends = append(kit.ends, e)
 	return e
@@ -65,131 +61,110 @@ func join(a, b *Kit, attached bool, rtt time.Duration) (x, y *End) {
 	return x, y
 }
 
-// Send queues a message, which it takes over.
+// Send queues a message, which it takes over. Nothing happens within the call: sending is an event of its own.
 func (e *End) Send(b []byte) error {
-	p := &e.out
-	switch {
-	case e.closed:
+	if e.closed {
 		return errClosed
-	case len(p.queue) >= queueMessages || p.bytes+len(b) > queueBytes:
-		e.kit.w.count.QueueFull++
-		return errQueueFull
 	}
-	p.queue = append(p.queue, b)
-	p.bytes += len(b)
-	e.kit.w.count.QueuePeak = max(e.kit.w.count.QueuePeak, len(p.queue))
-	e.pump()
+	var out [1]sr.Output
+	for _, o := range e.sr.Step(e.kit.w.now(), sr.Input{Kind: sr.Send, Data: b}, out[:0]) {
+		e.kit.w.count.QueueFull++
+		return o.Err
+	}
+	e.arm()
 	return nil
 }
 
-// pump sends the next message when the last one is acknowledged and the pause after it is over.
-func (e *End) pump() {
-	p, k := &e.out, &e.kit.w.k
-	if e.closed || p.current != nil || p.pumping || len(p.queue) == 0 {
+// arm makes an appointment for the machine's next deadline.
+func (e *End) arm() {
+	d, ok := e.sr.Deadline()
+	if !ok {
 		return
 	}
-	// Sending is an event of its own even when it is due at once: nothing happens within a peer's call.
-	p.pumping = true
-	k.at(p.freeAt, func() {
-		p.pumping = false
-		if e.closed || p.current != nil || len(p.queue) == 0 {
-			return
-		}
-		p.current = p.queue[0]
-		p.queue[0] = nil
-		p.queue = p.queue[1:]
-		p.bytes -= len(p.current)
-		if len(p.queue) == 0 {
-			p.queue = nil
-		}
-		p.ordinal++
-		p.sends, p.arrived, p.wait = 0, false, p.est.rto
-		e.kit.ledger.sent(len(p.current))
-		e.transmit()
-	})
-}
-
-// transmit sends the current message, for the first time or again.
-func (e *End) transmit() {
-	p, w := &e.out, e.kit.w
-	p.sends++
-	if p.sends == suspectSends {
-		p.suspect = true
-	}
-	p.sentAt = w.k.now
-	if w.lost() {
-		e.retryLater()
-		return
-	}
-	ordinal, at := p.ordinal, p.sentAt
-	w.k.after(w.latency(), func() { e.arrive(ordinal, at) })
-}
-
-// arrive is a DATA frame at the far end.
-func (e *End) arrive(ordinal uint64, sentAt instant) {
-	p, w, far := &e.out, e.kit.w, e.far
-	if e.closed || p.ordinal != ordinal || p.current == nil {
-		return
-	}
-	if far.closed || !far.started || !w.reach(e.kit, far.kit) {
-		if p.sentAt == sentAt {
-			e.retryLater()
-		}
-		return
-	}
-	far.heard = w.k.now
-	far.kit.ledger.Acks += frameAck
-	fresh := !p.arrived
-	p.arrived = true
-	b := p.current
-	if !w.lost() {
-		back := w.latency()
-		p.est.sample(w.k.now.add(back).since(sentAt))
-		p.current, p.suspect = nil, false
-		e.heard = w.k.now.add(back)
-		p.freeAt = w.k.now.add(back + ackSpacing)
-		e.pump()
-	} else if p.sentAt == sentAt {
-		e.retryLater()
-	}
-	if fresh {
-		far.kit.receive(far, b)
-	} else {
-		w.count.Duplicates++
+	at := max(instantOf(d), e.kit.w.k.now, 1)
+	if e.armed == 0 || at < e.armed {
+		e.armed = at
+		e.kit.w.k.at(at, e.wake)
 	}
 }
 
-// retryLater sends the current message again when its timer fires, and gives the link up after the fifth time: "If all
-// retransmissions for a message fail, then the sending node SHOULD close the connection" (RFC 6940 §6.6.3.1).
-func (e *End) retryLater() {
-	p, w := &e.out, e.kit.w
-	ordinal, sends := p.ordinal, p.sends
-	w.k.at(p.sentAt.add(p.wait), func() {
-		if e.closed || p.ordinal != ordinal || p.current == nil || p.sends != sends {
-			return
-		}
-		if p.sends >= maxSends {
+// step hands the machine one input and does what it says.
+func (e *End) step(in sr.Input) {
+	w := e.kit.w
+	var room [4]sr.Output
+	for _, o := range e.sr.Step(w.now(), in, room[:0]) {
+		switch o.Kind {
+		case sr.Transmit:
+			e.transmit(o.Data)
+		case sr.Deliver:
+			e.kit.receive(e, o.Data)
+		case sr.Suspected:
+			e.suspect = true
+		case sr.Restored:
+			e.suspect = false
+		case sr.Fail:
 			w.count.LinksFailed++
 			e.fail()
+		case sr.Refuse: // answers Send
+		}
+		if e.closed {
 			return
 		}
-		p.wait *= 2
-		e.kit.ledger.resent(len(p.current))
-		e.transmit()
-	})
+	}
+	e.arm()
 }
 
+// transmit puts one frame on the wire.
+func (e *End) transmit(frame []byte) {
+	w, l := e.kit.w, &e.kit.ledger
+	switch again := e.sr.Stats().Retransmits; {
+	case frame[0] != wire.FrameData:
+		l.Acks += uint64(len(frame) + dtlsRecord + udpIP)
+	case again > e.again:
+		e.again = again
+		l.resent(len(frame))
+	default:
+		l.sent(len(frame) - frameData)
+	}
+	if w.lost() {
+		return
+	}
+	w.k.after(w.latency(), func() { e.far.arrive(frame) })
+}
+
+// arrive is a frame from the far end. It comes only while there is somebody at both ends of a way that works.
+func (e *End) arrive(frame []byte) {
+	if e.closed || !e.started || !e.kit.alive || e.kit.island != e.far.kit.island {
+		return
+	}
+	e.heard = e.kit.w.k.now
+	e.step(sr.Input{Kind: sr.Frame, Data: frame})
+}
+
+// Start is peer.Link's: from now on messages are delivered.
+func (e *End) Start() { e.started = true }
+
 // Suspect tells that nothing sent is acknowledged for now (RFC 6940 §6.6.3.1).
-func (e *End) Suspect() bool { return e.out.suspect }
+func (e *End) Suspect() bool { return e.suspect }
 
 // Peer is who is at the far end, as its certificate said.
 func (e *End) Peer() *ident.Peer { return e.peer }
 
-// Heard is when anything came from the far end, acknowledgements included.
-func (e *End) Heard() time.Time { return e.heard.time() }
-
-// Start is peer.Link's: from now on messages are delivered.
-func (e *End) Start() { e.started = true }
+// Heard is when the far end last proved that it lives: by a record, or by the answer to one of ICE's checks, which come
+// at regular times while the way works.
+func (e *End) Heard() time.Time {
+	if !e.attached {
+		return e.heard.time()
+	}
+	last := e.kit.w.k.now
+	switch {
+	case e.far.closed || !e.kit.w.reach(e.kit, e.far.kit):
+		last = e.cut
+	default:
+		e.cut = 0
+	}
+	return max(e.heard, last-(last-e.made)%instant(consentEvery)).time()
+}
 
 // Check is peer.Link's: a STUN Binding request, whose answer shows in Heard.
 func (e *End) Check() bool {
@@ -197,7 +172,7 @@ func (e *End) Check() bool {
 	if e.closed || !e.attached {
 		return false
 	}
-	e.kit.ledger.Keepalives += iceCheckSize
+	e.kit.ledger.Keepalives += checkRequest
 	if w.lost() {
 		return true
 	}
@@ -205,12 +180,15 @@ func (e *End) Check() bool {
 		if e.closed || e.far.closed || !w.reach(e.kit, e.far.kit) {
 			return
 		}
-		e.far.heard = w.k.now
-		e.far.kit.ledger.Keepalives += iceCheckSize
+		e.far.kit.ledger.Keepalives += checkAnswer
 		if w.lost() {
 			return
 		}
-		w.k.after(w.latency(), func() { e.heard = max(e.heard, w.k.now) })
+		w.k.after(w.latency(), func() {
+			if w.reach(e.kit, e.far.kit) {
+				e.heard = max(e.heard, w.k.now)
+			}
+		})
 	})
 	return true
 }
@@ -221,8 +199,8 @@ func (e *End) Close() error {
 		return nil
 	}
 	e.end()
-	w, far := e.kit.w, e.far
-	e.kit.ledger.Packets += goodbye
+	w, far, island := e.kit.w, e.far, e.kit.island
+	e.kit.ledger.Goodbyes += goodbye
 	if far.closed {
 		return nil
 	}
@@ -230,12 +208,11 @@ func (e *End) Close() error {
 		far.failLater()
 		return nil
 	}
-	island := e.kit.island
 	w.k.after(w.latency(), func() {
 		switch {
 		case far.closed:
 		case far.kit.alive && far.kit.island == island:
-			far.kit.ledger.Packets += goodbye
+			far.kit.ledger.Goodbyes += goodbye
 			far.fail()
 		default:
 			far.failLater()
@@ -250,6 +227,9 @@ func (e *End) failLater() {
 	d := consentTimeout
 	if !e.attached {
 		d = bootIdle
+	}
+	if e.cut == 0 {
+		e.cut = e.kit.w.k.now
 	}
 	e.kit.w.k.after(d, func() {
 		if !e.closed && (e.far.closed || !e.kit.w.reach(e.kit, e.far.kit)) {
@@ -271,7 +251,8 @@ func (e *End) fail() {
 func (e *End) end() {
 	e.bill()
 	e.closed = true
-	e.out = pipe{}
+	e.kit.w.count.QueuePeak = max(e.kit.w.count.QueuePeak, e.sr.Stats().Queued)
+	e.sr = nil
 	list := e.kit.ends
 	last := list[len(list)-1]
 	list[e.slot], last.slot = last, e.slot
@@ -283,7 +264,7 @@ func (e *End) end() {
 func (e *End) bill() {
 	now := e.kit.w.k.now
 	if e.attached {
-		e.kit.ledger.Keepalives += uint64(now.since(e.billed).Seconds() * keepaliveRate / 2)
+		e.kit.ledger.Keepalives += uint64(now.since(e.billed)) * keepaliveRate / 2 / uint64(time.Second)
 	}
 	e.billed = now
 }

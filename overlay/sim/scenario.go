@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,8 +19,10 @@ type Options struct {
 	Nodes int
 	Rings int // of the scenarios that merge
 	Seed  uint64
-	Net   *Conditions
 	Real  bool // ECDSA instead of the keyed hash
+
+	Delay, Jitter time.Duration // both 0: those of Field
+	Loss          *float64      // 0 to 1
 }
 
 // Figure is one result.
@@ -42,8 +46,10 @@ type Report struct {
 	Events         uint64     `json:"events"`
 	Trace          string     `json:"trace"`
 	Counts         Counts     `json:"counts"`
-	Figures        []Figure   `json:"figures"`
-	Failures       []string   `json:"failures"`
+	// Peers are the peers' own counters, of those that live at the end, together, without zeros.
+	Peers    map[string]uint64 `json:"peers"`
+	Figures  []Figure          `json:"figures"`
+	Failures []string          `json:"failures"`
 }
 
 // Failed reports that a rule was broken.
@@ -61,7 +67,8 @@ func (r *Report) Value(name string) float64 {
 
 // Command is what runs the same again.
 func (r *Report) Command() string {
-	c := fmt.Sprintf("fieldkit sim %s --nodes %d --seed %d", r.Scenario, r.Nodes, r.Seed)
+	c := fmt.Sprintf("fieldkit sim %s --nodes %d --seed %d --delay %v --jitter %v --loss %g",
+		r.Scenario, r.Nodes, r.Seed, r.Net.Delay, r.Net.Jitter, 100*r.Net.Loss)
 	if r.Rings > 0 {
 		c += fmt.Sprintf(" --rings %d", r.Rings)
 	}
@@ -158,8 +165,11 @@ func Run(name string, o Options) (*Report, error) {
 	}
 	net := Field
 	net.Loss = s.Loss
-	if o.Net != nil {
-		net = *o.Net
+	if o.Delay != 0 || o.Jitter != 0 {
+		net.Delay, net.Jitter = o.Delay, o.Jitter
+	}
+	if o.Loss != nil {
+		net.Loss = *o.Loss
 	}
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
@@ -190,6 +200,7 @@ func Run(name string, o Options) (*Report, error) {
 	x.bounded()
 	x.report.VirtualSeconds = w.Now().Seconds()
 	x.report.Events, x.report.Counts, x.report.Failures = w.Events(), w.count, w.failures
+	x.report.Peers = w.peerCounters()
 	x.report.Trace = fmt.Sprintf("%016x", w.Trace())
 	return &x.report, nil
 }
@@ -279,16 +290,22 @@ func (x *run) readable(kits []*Kit, records []*record) []*record {
 	return slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return slices.Contains(not, r) })
 }
 
-// mustRead is the rule that no key readable before is unreadable after. What is asked for in the midst of a change
-// may go astray, so what was not found is asked for once more.
-func (x *run) mustRead(what string, kits []*Kit, records []*record) (lost int) {
-	_, not := x.unreadable(kits, records)
-	lost, not = x.unreadable(kits, not)
+// mustRead is the rule that no key readable before is unreadable after. A request may go astray where packets are lost
+// or in the midst of a change, so what was not found is asked for again, by another kit.
+func (x *run) mustRead(what string, kits []*Kit, records []*record) {
+	not := records
+	for range readTries {
+		if _, not = x.unreadable(kits, not); len(not) == 0 {
+			return
+		}
+		x.Run(5 * time.Second)
+	}
 	for _, r := range not {
 		x.fail("%s: %s of kit %d (%s) was readable and is not any more", what, r.aor, r.kit.n, x.condition(r))
 	}
-	return lost
 }
+
+const readTries = 4
 
 func (x *run) condition(r *record) string {
 	if r.kit.alive {
@@ -346,4 +363,42 @@ func quantile[T any](sorted []T, q float64) (v T) {
 		return v
 	}
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+// peerCounters sums up what the living peers counted.
+func (w *World) peerCounters() map[string]uint64 {
+	sum := map[string]uint64{}
+	for _, k := range w.living() {
+		v := reflect.ValueOf(k.peer.Counters())
+		for i := range v.NumField() {
+			if n := v.Field(i).Uint(); n != 0 {
+				sum[v.Type().Field(i).Name] += n
+			}
+		}
+	}
+	return sum
+}
+
+// Soak is the scenario of one seed of a soak, and its options: half of them random disturbances, the rest all others,
+// in sizes that take about a second.
+func Soak(seed uint64) (string, Options) {
+	rng := rand.New(rand.NewPCG(seed, 0x50a))
+	o := Options{Seed: seed, Nodes: 2 + rng.IntN(22), Delay: time.Duration(1+rng.IntN(40)) * time.Millisecond, Jitter: time.Duration(1+rng.IntN(40)) * time.Millisecond}
+	switch rng.IntN(10) {
+	case 0:
+		return "singletons", o
+	case 1:
+		o.Rings = 2 + rng.IntN(4)
+		o.Nodes = 1 + rng.IntN(32/o.Rings)
+		return "merge", o
+	case 2:
+		o.Nodes += 4
+		return "deaths", o
+	case 3:
+		return "split", o
+	case 4:
+		o.Nodes = min(o.Nodes, 10)
+		return "loss", o
+	}
+	return "mix", o
 }

@@ -42,7 +42,6 @@ type Counts struct {
 	Attaches     uint64 `json:"attaches"`      // links made by Attach
 	Bootstraps   uint64 `json:"bootstraps"`    // bootstrap links made
 	LinksFailed  uint64 `json:"links_failed"`  // given up after five transmissions
-	Duplicates   uint64 `json:"duplicates"`    // suppressed by the link layer
 	QueueFull    uint64 `json:"queue_full"`    // messages that a link did not take
 	QueuePeak    int    `json:"queue_peak"`    // longest send queue of a link
 	JobsDropped  uint64 `json:"jobs_dropped"`  // signatures that a kit had no time for

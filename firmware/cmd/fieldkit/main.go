@@ -34,6 +34,7 @@ type commands struct {
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
 	Lab     labCommand       `cmd:"" help:"Run several kits and phones on this machine."`
 	Phone   phoneCommand     `cmd:"" help:"A SIP phone that sends a tone and measures what it hears."`
+	Sim     simCommand       `cmd:"" help:"Simulate overlays of many kits in virtual time."`
 	Version kong.VersionFlag `help:"Print the version."`
 }
 
@@ -42,7 +43,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	k := kong.Parse(&c, kong.Name("fieldkit"), kong.Description("The operator's tool of the field kit."),
-		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Vars{"version": kit.Version})
+		kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)), kong.Vars{"version": kit.Version, "scenarios": scenarioNames()})
 	err := k.Run()
 	if errors.Is(err, lab.ErrFailed) {
 		fmt.Fprintln(os.Stderr, "fieldkit:", err)

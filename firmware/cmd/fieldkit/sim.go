@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"fieldkit/overlay/sim"
+)
+
+// simCommand runs whole overlays in virtual time.
+type simCommand struct {
+	Scenario string        `arg:"" help:"What to simulate: ${enum}." enum:"list,soak,${scenarios}" default:"list"`
+	Nodes    int           `help:"How many kits, in each ring where there are several." placeholder:"N"`
+	Rings    int           `help:"How many rings meet." placeholder:"N"`
+	Seed     uint64        `help:"Everything random comes of it." default:"1"`
+	Loss     *float64      `help:"Percent of packets lost, each way." placeholder:"PERCENT"`
+	Delay    time.Duration `help:"Delay of a packet, at least." default:"5ms"`
+	Jitter   time.Duration `help:"And up to so much more." default:"10ms"`
+	Real     bool          `help:"ECDSA instead of a keyed hash of the same size: for small rings, and not the same bytes twice."`
+	JSON     bool          `name:"json" help:"Print one JSON document for each run."`
+	Seeds    int           `help:"For soak: how many seeds, beginning with --seed." default:"1000"`
+	Within   time.Duration `help:"For soak: stop after so long." default:"1h"`
+}
+
+var errBroken = errors.New("a rule was broken")
+
+func (c simCommand) Run(ctx context.Context) error {
+	switch c.Scenario {
+	case "list":
+		return listScenarios()
+	case "soak":
+		return c.soak(ctx)
+	}
+	o := sim.Options{Nodes: c.Nodes, Rings: c.Rings, Seed: c.Seed, Real: c.Real, Delay: c.Delay, Jitter: c.Jitter}
+	if c.Loss != nil {
+		loss := *c.Loss / 100
+		o.Loss = &loss
+	}
+	r, err := sim.Run(c.Scenario, o)
+	if err != nil {
+		return err
+	}
+	return c.show(r)
+}
+
+func (c simCommand) show(r *sim.Report) error {
+	write := r.WriteTable
+	if c.JSON {
+		write = r.WriteJSON
+	}
+	if err := write(os.Stdout); err != nil {
+		return err
+	}
+	if r.Failed() {
+		return errBroken
+	}
+	return nil
+}
+
+// soak runs seed after seed over all scenarios, and stops at the first that breaks a rule.
+func (c simCommand) soak(ctx context.Context) error {
+	begun := time.Now()
+	runs := map[string]int{}
+	for i := range c.Seeds {
+		if ctx.Err() != nil || time.Since(begun) > c.Within {
+			fmt.Printf("stopped after %d of %d seeds\n", i, c.Seeds)
+			break
+		}
+		name, o := sim.Soak(c.Seed + uint64(i))
+		r, err := sim.Run(name, o)
+		if err != nil {
+			return err
+		}
+		runs[name]++
+		if c.JSON || r.Failed() {
+			if err := c.show(r); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range sim.Scenarios() {
+		if n := runs[s.Name]; n > 0 {
+			fmt.Printf("%-10s %4d runs, no rule broken\n", s.Name, n)
+		}
+	}
+	fmt.Printf("seeds %d to %d, %.0f s\n", c.Seed, c.Seed+uint64(c.Seeds)-1, time.Since(begun).Seconds())
+	return nil
+}
+
+// scenarioNames is for the command line's list of what there is.
+func scenarioNames() string {
+	var names []string
+	for _, s := range sim.Scenarios() {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ",")
+}
+
+func listScenarios() error {
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, s := range sim.Scenarios() {
+		if _, err := fmt.Fprintf(t, "%s\t%s\n", s.Name, s.Help); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintf(t, "soak\ta thousand seeds over all of these\n"); err != nil {
+		return err
+	}
+	return t.Flush()
+}
