@@ -78,6 +78,9 @@ func (c *client) Step(now time.Time, in chord.Input) []chord.Output {
 	case chord.Discovered:
 		if len(c.seen) < maxSeen && !slices.Contains(c.seen, in.ID) {
 			c.seen = append(c.seen, in.ID)
+			if len(c.seen) == 1 && c.fails == 0 {
+				c.at = c.now // there was nobody to ask
+			}
 		}
 	case chord.Forgotten:
 		c.seen = without(c.seen, in.ID)
