@@ -66,6 +66,7 @@ type fakeLink struct {
 	to      *ident.Peer
 	suspect bool
 	sent    *[][]byte
+	heard   time.Time
 	n       int
 }
 
@@ -73,7 +74,7 @@ func (c *fakeLink) Peer() *ident.Peer { return c.to }
 func (c *fakeLink) Start()            {}
 func (c *fakeLink) Close() error      { return nil }
 func (c *fakeLink) Suspect() bool     { return c.suspect }
-func (c *fakeLink) Heard() time.Time  { return time.Time{} }
+func (c *fakeLink) Heard() time.Time  { return c.heard }
 func (c *fakeLink) Check() bool       { return false }
 func (c *fakeLink) Send(b []byte) error {
 	c.n++

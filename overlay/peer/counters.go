@@ -8,6 +8,7 @@ type Counters struct {
 	TTLExceeded, Unroutable, UnknownOption          uint64
 	BadSignature, WrongResponder, Unmatched         uint64
 	ClientsRefused                                  uint64
+	Compressed                                      uint64 // Via Lists
 	Refused, Duplicates, Unencodable, NotDirect     uint64
 	VerifyDropped, JobsDropped                      uint64
 	EventsDropped, SendFailed, TransactionsFull     uint64

@@ -33,6 +33,7 @@ type Peer struct {
 	txns  map[uint64]*transaction
 	ans   answers
 	frags *wire.Reassembler
+	vias  viaLists
 	att   attaches
 	apps  appAttaches
 	disc  discovery

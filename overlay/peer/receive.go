@@ -16,8 +16,17 @@ type arrival struct {
 
 // isRequest reports whether this is a request, or the beginning of one. A source-routed probe may
 // rightly come through the same node twice on its way back, so only requests are held to §13.6.5.
-func (a *arrival) isRequest() bool {
-	return a.Offset() == 0 && len(a.rest) >= 2 && wire.MessageCode(uint16(a.rest[0])<<8|uint16(a.rest[1])).IsRequest()
+func (a *arrival) isRequest() bool { return a.code().IsRequest() }
+
+// isResponse reports whether this is a response, or the beginning of one.
+func (a *arrival) isResponse() bool { c := a.code(); return c != 0 && !c.IsRequest() }
+
+// code is the message's; 0 for fragments other than the first, which do not say.
+func (a *arrival) code() wire.MessageCode {
+	if a.Offset() != 0 || len(a.rest) < 2 {
+		return 0
+	}
+	return wire.MessageCode(uint16(a.rest[0])<<8 | uint16(a.rest[1]))
 }
 
 // receive is RFC 6940 §6.1 for bytes that came by a link.
@@ -106,10 +115,15 @@ func (p *Peer) route(a *arrival) {
 			p.forward(a)
 			return
 		default:
-			// This node compresses no lists, so no opaque ID is its own (§6.1.3): like one whose
-			// generation counter does not match, it is silently dropped (§6.3.2.2).
-			c.Unroutable++
-			return
+			list, ok := p.expand(d, a.from)
+			if !ok {
+				// "If it does not match, the message MUST be silently dropped." (§6.3.2.2)
+				c.Unroutable++
+				return
+			}
+			// "and then re-examine the Destination List" (§6.1.3), which begins with a Node-ID now: that of the
+			// node that the request came from.
+			a.Dest = append(list, a.Dest[1:]...)
 		}
 	}
 	c.Malformed++
@@ -170,8 +184,17 @@ func (p *Peer) forward(a *arrival) {
 		return
 	}
 	h := a.Header
-	// "appending to the Via List the Node-ID of the node from which the request was received"
-	h.Via = append(slices.Clip(slices.Clone(a.Via)), wire.ToNode(a.from.peer))
+	if !a.isResponse() {
+		// "appending to the Via List the Node-ID of the node from which the request was received"; "there is no
+		// requirement to use either of the mechanisms described above […] when processing a response message"
+		h.Via = append(slices.Clip(slices.Clone(a.Via)), wire.ToNode(a.from.peer))
+		if len(h.Via) > viaBound {
+			if id, ok := p.compress(h.Via, to.peer); ok {
+				c.Compressed++
+				h.Via = []wire.Destination{id}
+			}
+		}
+	}
 	c.Forwarded++
 	p.transmit(to, &h, a.rest)
 }
