@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/alecthomas/kong v1.17.0
 	github.com/emiago/sipgo v1.7.2
+	github.com/gopacket/gopacket v1.7.7
 	github.com/grandcat/zeroconf v1.0.0
 	github.com/icholy/digest v1.2.0
 	github.com/miekg/dns v1.1.73

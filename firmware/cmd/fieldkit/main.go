@@ -33,6 +33,7 @@ type commands struct {
 	} `cmd:"" help:"The handset accounts of a mission."`
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
 	Lab     labCommand       `cmd:"" help:"Run several kits and phones on this machine."`
+	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`
 	Phone   phoneCommand     `cmd:"" help:"A SIP phone that sends a tone and measures what it hears."`
 	Sim     simCommand       `cmd:"" help:"Simulate overlays of many kits in virtual time."`
 	Version kong.VersionFlag `help:"Print the version."`
