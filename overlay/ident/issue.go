@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -370,3 +372,30 @@ func pemBlocks(b []byte, kind string, limit int) ([][]byte, error) {
 
 // oidSubjectAltName is id-ce-subjectAltName (RFC 5280 §4.2.1.6).
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// ServerCertificate makes a TLS certificate under the root for the mission's own HTTPS servers, whose names and addresses
+// are given ("The server certificate MUST match the overlay name", RFC 6940 §11.3), with a key of its own. It says
+// nothing of a Node-ID, so that no peer believes it.
+func (a *Authority) ServerCertificate(names []string, addrs []netip.Addr) (tls.Certificate, error) {
+	key, err := NewKey()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "enrolment"}, NotBefore: notBefore, NotAfter: notAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: names, BasicConstraintsValid: true,
+	}
+	for _, ip := range addrs {
+		tmpl.IPAddresses = append(tmpl.IPAddresses, ip.Unmap().AsSlice())
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("server certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
