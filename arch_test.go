@@ -89,7 +89,7 @@ var allowed = map[string][]string{
 	"overlay/link/sr":        {"overlay/wire"},
 	"overlay/link/suite":     {},
 	"overlay/discovery":      {},
-	"overlay/peer":           {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage"},
+	"overlay/peer":           {"overlay/wire", "overlay/config", "overlay/ident", "overlay/chord", "overlay/storage"},
 	"overlay/sim":            {"overlay/wire", "overlay/config", "overlay/ident", "overlay/peer"},
 	"overlay/node":           {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":           {},

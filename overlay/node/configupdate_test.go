@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -254,6 +255,120 @@ func TestUnknownKindIsAnsweredWithItsDefinition(t *testing.T) {
 		}
 		if n := len(updates); n == 0 || n > 17 {
 			t.Errorf("%d ConfigUpdates for 100 errors", n)
+		}
+	})
+}
+
+const privateKind = wire.KindID(0xf0000001)
+
+// withKind is the mission's document with one more Kind, signed by a: what its kind-block is taken from.
+func withKind(t *testing.T, d *ident.Document, a *ident.Authority, maxSize uint32, access ident.AccessControl) []byte {
+	t.Helper()
+	more := *d
+	more.Kinds = append(slices.Clone(d.Kinds), ident.Kind{
+		ID: privateKind, Model: wire.Dictionary, AccessControl: access, MaxCount: 4, MaxSize: maxSize,
+	})
+	s, err := a.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := more.Sign(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, ok := out.KindBlock(privateKind)
+	if !ok {
+		t.Fatal("no kind-block")
+	}
+	return block
+}
+
+// "If the ConfigUpdateReq is of type "kind", it MUST be processed only if it is correctly digitally signed by an
+// acceptable Kind signer (i.e., one listed in the current configuration file). […] if the Kind update conflicts with an
+// existing known Kind (i.e., it is signed by a different signer), then it should be rejected with an Error_Forbidden
+// error. […] If the update is acceptable, then the node MUST reconfigure itself to match the new information. This may
+// include adding permissions for new Kinds" (RFC 6940 §6.5.4.2)
+func TestKindUpdate(t *testing.T) {
+	w := newWorld(t, 2, nodetest.Conditions{Delay: time.Millisecond})
+	other, err := nodetest.NewMission("test.mission.home.arpa", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := withKind(t, w.mission.Document, w.mission.Authority, 100, ident.UserNodeMatch)
+	for name, block := range map[string][]byte{
+		"another authority's":  withKind(t, w.mission.Document, other.Authority, 100, ident.UserNodeMatch),
+		"altered":              bytes.Replace(good, []byte("100"), []byte("900"), 1),
+		"unknown policy":       withKind(t, w.mission.Document, w.mission.Authority, 100, "ANYBODY"),
+		"no kind-block":        []byte("<kind/>"),
+		"a known Kind, larger": nil,
+	} {
+		t.Run(name, func(t *testing.T) { w.kindUpdate(t, good, block) })
+	}
+}
+
+// kindUpdate has a kit be told of a good Kind, after a bad one.
+func (w *world) kindUpdate(t *testing.T, good, bad []byte) {
+	synctest.Test(t, func(t *testing.T) {
+		w.t = t
+		defer w.stop()
+		w.together()
+		w.ring(30*time.Second, w.kits...)
+		k, far := w.kits[0], w.kits[1]
+		r := newRaw(t, w, k, 1)
+		defer r.conn.Close()
+		tell := func(blocks ...[]byte) *wire.Message {
+			return r.ask(r.message(wire.ConfigUpdateReq, encode(t, wire.ConfigUpdateRequest{Type: wire.ConfigUpdateKinds, Kinds: blocks}), nil))
+		}
+		aor := "u@test.mission.home.arpa"
+		s, err := k.Identity.SignerFor(aor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := func(by *nodetest.Kit, res wire.ResourceID) error {
+			_, err := by.Node.Store(t.Context(), res, privateKind, time.Hour, s, node.Value{Key: k.ID().Bytes(), Data: []byte("v")})
+			return err
+		}
+		res := k.Node.ResourceID(aor)
+		if bad != nil {
+			if code := errorCode(t, tell(bad)); code != wire.ErrorForbidden {
+				t.Errorf("answered with %v", code)
+			}
+			if code := errorCode(t, tell(good, bad)); code != wire.ErrorForbidden {
+				t.Errorf("beside a good one answered with %v", code)
+			}
+			if err := store(k, res); err == nil {
+				t.Fatal("stored before the Kind was told")
+			}
+		}
+		for range 2 { // again says the same
+			if a := tell(good); a == nil || a.Code != wire.ConfigUpdateAns {
+				t.Fatalf("answer to a Kind: %+v", a)
+			}
+		}
+		if bad == nil {
+			larger := withKind(t, w.mission.Document, w.mission.Authority, 200, ident.UserNodeMatch)
+			if code := errorCode(t, tell(larger)); code != wire.ErrorForbidden {
+				t.Errorf("a conflicting Kind answered with %v", code)
+			}
+		}
+		// It is usable, and goes on to whoever says that it does not know it (§7.4.1.2).
+		owner, err := k.Node.Ping(t.Context(), wire.ToResource(res))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store(k, res); owner.Peer == far.ID() && !node.IsRemote(err, wire.ErrorUnknownKind) || owner.Peer == k.ID() && err != nil {
+			t.Errorf("first store at %v: %v", owner.Peer, err)
+		}
+		time.Sleep(5 * time.Second)
+		if err := store(k, res); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(15 * time.Second) // replicas
+		for _, k := range w.kits {
+			f, err := k.Node.Fetch(t.Context(), res, privateKind)
+			if err != nil || len(f.Values) != 1 {
+				t.Errorf("%v fetches %d values, %v", k.ID(), len(f.Values), err)
+			}
 		}
 	})
 }

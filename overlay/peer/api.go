@@ -129,7 +129,7 @@ func (p *Peer) Store(now time.Time, res wire.ResourceID, kind wire.KindID, lifet
 // try makes the Store, again if need be.
 func (s *storing) try() {
 	p := s.p
-	model, ok := p.cfg.Document.ModelOf(s.kind)
+	model, ok := p.kinds.model(s.kind)
 	if !ok {
 		p.soon(func() { s.finish(Stored{}, fmt.Errorf("store: Kind %#x not in the overlay", uint32(s.kind))) })
 		return
@@ -293,7 +293,7 @@ func (p *Peer) checkFetch(res wire.ResourceID, m *wire.Message, then func([]Fetc
 }
 
 func (p *Peer) specifier(res wire.ResourceID, kind wire.KindID, keys [][]byte) wire.FetchRequest {
-	model, _ := p.cfg.Document.ModelOf(kind)
+	model, _ := p.kinds.model(kind)
 	s := wire.DataSpecifier{Kind: kind, Model: model, Keys: keys}
 	if model == wire.Array {
 		s.Ranges = []wire.ArrayRange{{First: 0, Last: wire.LastIndex}}
@@ -328,7 +328,7 @@ var errOtherKind = errors.New("the Kind asked for is not in it")
 func (p *Peer) Stat(now time.Time, res wire.ResourceID, kind wire.KindID, keys [][]byte, done func(wire.StatKindResponse, error)) *Call {
 	o := Outgoing{Dest: []wire.Destination{wire.ToResource(res)}, Code: wire.StatReq}
 	return ask(p, now, "stat", o, wire.StatRequest(p.specifier(res, kind, keys)), func(r Reply) (wire.StatKindResponse, error) {
-		a, err := wire.ParseStatAnswer(r.Message.Body, p.cfg.Document.ModelOf)
+		a, err := wire.ParseStatAnswer(r.Message.Body, p.kinds.model)
 		for _, k := range a.Kinds {
 			if k.Kind == kind {
 				return k, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
@@ -100,6 +101,10 @@ type Config struct {
 	// e.g. the domain restrictions of RFC 7904 §3.3. It is called by jobs of Env.Work, several at once; an error
 	// is answered with Error_Forbidden. nil allows.
 	MayStore func(kind wire.KindID, resource wire.ResourceID, value *wire.StoredData, signer *ident.Peer) error
+
+	// Kinds checks the signatures of Kinds that a ConfigUpdate brings (RFC 6940 §6.5.4), in jobs of Env.Work, several
+	// at once; *ident.Trust does. nil takes none.
+	Kinds config.Verifier
 
 	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
 	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.

@@ -70,7 +70,7 @@ func (p *Peer) pushKinds(dest []wire.Destination, info []byte) {
 	}
 	u := wire.ConfigUpdateRequest{Type: wire.ConfigUpdateKinds}
 	for i, k := range unknown {
-		if block, ok := p.cfg.Document.KindBlock(k); ok && !slices.Contains(unknown[:i], k) {
+		if block, ok := p.kinds.block(k); ok && !slices.Contains(unknown[:i], k) {
 			u.Kinds = append(u.Kinds, block)
 		}
 	}
@@ -108,10 +108,14 @@ func (p *Peer) configUpdateRequest(r *request) {
 		p.fail(r, wire.ErrorInvalidMessage, "ConfigUpdate")
 		return
 	}
-	if u.Type != wire.ConfigUpdateConfig {
-		// Kinds come with the document in this overlay.
+	switch u.Type {
+	case wire.ConfigUpdateConfig:
+	case wire.ConfigUpdateKinds:
+		p.kindUpdate(r, u.Kinds)
+		return
+	default:
 		p.count.ConfigRefuse++
-		p.fail(r, wire.ErrorForbidden, "Kinds come with the configuration document")
+		p.fail(r, wire.ErrorInvalidMessage, "ConfigUpdate type")
 		return
 	}
 	crypto, cur, now := p.cfg.Crypto, p.cfg.Document, p.now

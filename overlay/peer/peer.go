@@ -40,6 +40,7 @@ type Peer struct {
 	topo  surroundings
 	repl  replication
 
+	kinds   *kindSet
 	updates updates
 	count   Counters
 	closing bool
@@ -80,6 +81,7 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 		store: storage.New(storage.Config{
 			Kinds: d.Kinds, IDLen: d.NodeIDLength, MaxPush: max(int(d.MaxMessageSize)-1500, 1000),
 		}),
+		kinds: &kindSet{doc: d},
 		clock: storageClock{last: cfg.StorageTime, reserved: cfg.StorageTime},
 		frags: wire.NewReassembler(wire.ReassemblyLimits{Message: int(d.MaxMessageSize)}),
 	}

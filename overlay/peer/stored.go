@@ -58,7 +58,7 @@ func (p *Peer) storeRequest(r *request) {
 }
 
 func (p *Peer) fetchRequest(r *request) {
-	q, err := wire.ParseFetchRequest(r.Body, p.cfg.Document.ModelOf)
+	q, err := wire.ParseFetchRequest(r.Body, p.kinds.model)
 	if err != nil {
 		p.fail(r, wire.ErrorInvalidMessage, "Fetch")
 		return
@@ -72,7 +72,7 @@ func (p *Peer) fetchRequest(r *request) {
 }
 
 func (p *Peer) statRequest(r *request) {
-	q, err := wire.ParseStatRequest(r.Body, p.cfg.Document.ModelOf)
+	q, err := wire.ParseStatRequest(r.Body, p.kinds.model)
 	if err != nil {
 		p.fail(r, wire.ErrorInvalidMessage, "Stat")
 		return

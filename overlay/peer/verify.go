@@ -18,7 +18,7 @@ type verifier struct {
 }
 
 func (p *Peer) verifier() verifier {
-	return verifier{crypto: p.cfg.Crypto, model: p.cfg.Document.ModelOf, mayStore: p.cfg.MayStore, now: p.now}
+	return verifier{crypto: p.cfg.Crypto, model: p.kinds.model, mayStore: p.cfg.MayStore, now: p.now}
 }
 
 // verdict is what was found out about a message.
