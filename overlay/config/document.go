@@ -42,8 +42,15 @@ const (
 	SHA256 = "sha256"
 )
 
-// LinkTLS is the overlay link protocol "which refers to the use of TLS and DTLS" (RFC 6940 §11.1, §14.11).
-const LinkTLS = "TLS"
+// Overlay link protocols.
+const (
+	// LinkTLS is the one "which refers to the use of TLS and DTLS" (RFC 6940 §11.1, §14.11).
+	LinkTLS = "TLS"
+	// The rest are names of link types (RFC 6940 §14.10), each for that one.
+	LinkDTLS      = "DTLS-UDP-SR"
+	LinkDTLSNoICE = "DTLS-UDP-SR-NO-ICE"
+	LinkTCPNoICE  = "TLS-TCP-FH-NO-ICE"
+)
 
 // Bounds on a configuration document.
 const (
@@ -253,9 +260,8 @@ func (d *Document) Supported() error {
 		return no("topology-plugin %q", d.TopologyPlugin)
 	case len(d.RootCerts) == 0 && !d.SelfSigned:
 		return no("no root-cert")
-	case len(d.Rest.LinkProtocols) > 0 && !slices.Contains(d.Rest.LinkProtocols, LinkTLS):
-		// "If one or more elements appear, then no default value applies."
-		return no("overlay-link-protocol %q", d.Rest.LinkProtocols[0])
+	case !d.canLink():
+		return no("overlay-link-protocol %q with no-ice %v", d.Rest.LinkProtocols[0], d.NoICE)
 	}
 	for _, k := range d.Kinds {
 		switch k.AccessControl {
@@ -265,6 +271,18 @@ func (d *Document) Supported() error {
 		}
 	}
 	return nil
+}
+
+// canLink tells whether one of the permitted overlay link protocols is implemented: "If one or more elements appear,
+// then no default value applies." Beside LinkTLS, which stands for all of them, the link types may be named
+// (docs/adr/0014).
+func (d *Document) canLink() bool {
+	implemented := []string{LinkTLS, LinkDTLS}
+	if d.NoICE {
+		implemented = []string{LinkTLS, LinkDTLSNoICE, LinkTCPNoICE}
+	}
+	return len(d.Rest.LinkProtocols) == 0 ||
+		slices.ContainsFunc(d.Rest.LinkProtocols, func(p string) bool { return slices.Contains(implemented, p) })
 }
 
 // Verifier believes signatures over parts of a document; *ident.Trust is one.

@@ -216,6 +216,10 @@ func TestDocumentSupported(t *testing.T) {
 		root + "<overlay-link-protocol>EXP-PROTOCOL</overlay-link-protocol><overlay-link-protocol>TLS</overlay-link-protocol>": "",
 		`<self-signed-permitted digest="sha1">0</self-signed-permitted><enrollment-server>https://a</enrollment-server>`:       "no root-cert",
 		root + "<mandatory-extension>urn:x</mandatory-extension>":                                                              `mandatory-extension "urn:x"`,
+		root + "<overlay-link-protocol>DTLS-UDP-SR</overlay-link-protocol>":                                                    "",
+		root + "<overlay-link-protocol>TLS-TCP-FH-NO-ICE</overlay-link-protocol>":                                              "overlay-link-protocol",
+		root + "<no-ice>true</no-ice><overlay-link-protocol>TLS-TCP-FH-NO-ICE</overlay-link-protocol>":                         "",
+		root + "<no-ice>true</no-ice><overlay-link-protocol>DTLS-UDP-SR</overlay-link-protocol>":                               "overlay-link-protocol",
 		root + "<overlay-link-protocol>CARRIER-PIGEON</overlay-link-protocol>":                                                 "overlay-link-protocol",
 		root + `<required-kinds><kind-block><kind id="4026531841"><data-model>ARRAY</data-model><access-control>ANYBODY</access-control><max-count>1</max-count><max-size>1</max-size></kind></kind-block></required-kinds>`: `access-control "ANYBODY"`,
 	} {
