@@ -130,6 +130,9 @@ func (k *Kit) partChanged(s task.Status) {
 func (k *Kit) watchInterfaces(ctx context.Context, ready func()) error {
 	for ifs := range netif.Watch(ctx, netif.Config{Log: k.log}) {
 		k.interfaces.Store(&ifs)
+		if t := k.overlay.links.Load(); t != nil {
+			t.AddressesChanged() // a link whose address is gone is lost now, not after its silence was long enough
+		}
 		if len(k.linkAddresses()) == 0 {
 			k.health.Warn("links", "no interface leads to other kits: no cable, or no address on it")
 		} else {

@@ -89,14 +89,21 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 				n.Refused(addr, reason)
 			}
 		},
-		MaxMessage: min(int(m.Document().MaxMessageSize), maxFrame),
-		Log:        k.log,
+		// What links are made of, the mission's document says (docs/adr/0014).
+		NoICE:         m.Document().NoICE,
+		LinkProtocols: m.Document().Rest.LinkProtocols,
+		SharedSecret:  m.SharedSecret(),
+		MaxMessage:    int(m.Document().MaxMessageSize),
+		Log:           k.log,
 	})
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
 	defer t.Close()
-	var domains sipusage.Domains // the mission's document restricts none (RFC 7904 §3.4)
+	domains, err := domainsOf(m.Document())
+	if err != nil {
+		return err
+	}
 	n, err := node.New(node.Config{
 		Identity: k.id, Trust: m.Trust(), Document: m.Document(), Transport: overlink.Transport(t),
 		StorageTimes: storageTimes{k.store}, MayStore: domains.MayStore,
@@ -140,6 +147,19 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 	})
 }
 
+// domainsOf says whose registrations the overlay takes (RFC 7904 §3.4): "If the element is not included,
+// the default behavior is to accept any AOR".
+func domainsOf(d *ident.Document) (sipusage.Domains, error) {
+	switch r := d.Rest.Domains; {
+	case r == nil:
+		return sipusage.Domains{}, nil
+	case r.Enabled:
+		return sipusage.Patterns(r.Patterns...)
+	default:
+		return sipusage.OnlyDomain(d.InstanceName), nil
+	}
+}
+
 // newDocument takes a newer configuration document that a neighbour brought, signed as it must be.
 func (k *Kit) newDocument(d *ident.Document) {
 	k.change.Lock()
@@ -176,10 +196,6 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 	}
 	return nil
 }
-
-// maxFrame is the largest message that is taken in one frame of a link, in bytes: what a DTLS record of the library
-// holds. Ours are cut into fragments far below that.
-const maxFrame = 8000
 
 // maxHandsets is how many handsets of one kit the overlay is told of, each by number and by name: far more than a
 // radio carries.
