@@ -274,7 +274,8 @@ func (u *unit) wholeMessage(data []byte) {
 	}
 	u.message, u.idBytes = m, u.nodeIDLength(&m.Header)
 	u.bucket = readCertificates(m.Security.Certificates)
+	v := u.verifyMessage() // first: it must not fall to the limit that many values reach
 	u.header(&m.Header)
 	u.contents(data)
-	u.security()
+	u.security(v)
 }

@@ -112,6 +112,7 @@ func (u *unit) certificate(name string, c *certificate) {
 		sum := sha256.Sum256(c.Data)
 		u.opaque("sha256", sum[:])
 		if c.parsed == nil {
+			u.str("error", c.err.Error())
 			u.opaque("certificate", c.Data)
 			return
 		}
@@ -127,12 +128,12 @@ func (u *unit) certificate(name string, c *certificate) {
 	})
 }
 
-// security renders the SecurityBlock (RFC 6940 §6.3.4) of the message.
-func (u *unit) security() {
+// security renders the SecurityBlock (RFC 6940 §6.3.4) of the message, with what its signature is worth.
+func (u *unit) security(v verdict) {
 	s := &u.message.Security
 	u.object("security_block", func() {
 		u.list("certificates", len(u.bucket), func(i int) { u.certificate("", &u.bucket[i]) })
-		u.signature(&s.Signature, u.verifyMessage())
+		u.signature(&s.Signature, v)
 	})
 }
 
