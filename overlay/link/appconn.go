@@ -128,18 +128,25 @@ func (a *AppConn) framed(b []byte) {
 func isMedia(b []byte) bool { return len(b) > 0 && b[0] >= 128 && b[0] <= 191 }
 
 // follow sends media where ICE goes.
-func (a *AppConn) follow(agent *ice.Agent, network *agentNet) error {
+func (a *AppConn) follow(at *Attempt) error {
 	point := func(local, remote ice.Candidate) {
 		l, err1 := candidateAddrPort(local)
 		r, err2 := candidateAddrPort(remote)
-		if s := network.socketAt(l); err1 == nil && err2 == nil && s != nil {
+		if err1 != nil || err2 != nil {
+			return
+		}
+		if s := at.network.socketOf(local); s != nil {
 			a.point(s, r)
+		} else if local.Type() == ice.CandidateTypeRelay {
+			take := a.receiveMedia
+			at.media.Store(&take)
+			a.path.Store(&mediaPath{relay: a.guard.Write, local: l, remote: r})
 		}
 	}
-	if err := agent.OnSelectedCandidatePairChange(point); err != nil {
+	if err := at.agent.OnSelectedCandidatePairChange(point); err != nil {
 		return fmt.Errorf("candidate pair: %w", err)
 	}
-	pair, err := agent.GetSelectedCandidatePair()
+	pair, err := at.agent.GetSelectedCandidatePair()
 	if err != nil || pair == nil {
 		return fmt.Errorf("candidate pair: %w", errors.Join(err, ErrLinkFailed))
 	}
@@ -251,7 +258,7 @@ func (a *AppConn) point(s *agentSocket, r netip.AddrPort) {
 	a.pairMu.Lock()
 	defer a.pairMu.Unlock()
 	p := &mediaPath{socket: s, remote: r, udpAddr: net.UDPAddrFromAddrPort(r), receive: a.receiveMedia}
-	if old := a.path.Swap(p); old != nil && old.socket != s {
+	if old := a.path.Swap(p); old != nil && old.socket != nil && old.socket != s {
 		old.socket.media.Store(nil)
 	}
 	s.media.Store(p)
@@ -273,6 +280,9 @@ func (a *AppConn) MediaAddrs() (local, remote netip.AddrPort) {
 	p := a.path.Load()
 	if p == nil { // over TCP
 		return a.local, a.remote
+	}
+	if p.socket == nil {
+		return p.local, p.remote
 	}
 	return addrPortOf(p.socket.LocalAddr()), p.remote
 }

@@ -49,9 +49,12 @@ type Attempt struct {
 	handOver   func() bool // leaves the agent's end to a carrier
 
 	direct *direct // instead of agent and network in an overlay without ICE
+
+	media atomic.Pointer[func([]byte)] // takes media that comes through a relay of ours
 }
 
-// Prepare gathers host candidates: one socket per usable address, UDP, IPv4 and IPv6 that is not link-local.
+// Prepare gathers candidates: one socket per usable address, UDP, IPv4 and IPv6 that is not link-local, and what the
+// servers of the Config give.
 func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 	if t.ctx.Err() != nil {
 		return nil, ErrClosed
@@ -74,7 +77,14 @@ func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 }
 
 func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
-	a := &Attempt{t: t, network: &agentNet{Net: t.net, addresses: t.usable, stats: &t.stats.guard}}
+	urls, reflexiveFrom, servers := t.servers()
+	a := &Attempt{t: t, network: &agentNet{
+		Net: t.net, addresses: t.usable, stats: &t.stats.guard, servers: servers, reflexiveFrom: reflexiveFrom,
+	}}
+	types := []ice.CandidateType{ice.CandidateTypeHost}
+	if len(urls) > 0 {
+		types = append(types, ice.CandidateTypeServerReflexive, ice.CandidateTypeRelay)
+	}
 	var (
 		zero         time.Duration
 		check        = checkInterval
@@ -82,10 +92,12 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 		disconnected = disconnectedTimeout
 		failed       = failedTimeout
 		requests     = uint16(maxBindingRequests)
+		relayed      = relayAcceptance
 	)
 	agent, err := ice.NewAgent(&ice.AgentConfig{
 		NetworkTypes:   []ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}, // none by default
-		CandidateTypes: []ice.CandidateType{ice.CandidateTypeHost},
+		CandidateTypes: types,
+		Urls:           urls,
 		// With mDNS every agent would open port 5353.
 		MulticastDNSMode:       ice.MulticastDNSModeDisabled,
 		CheckInterval:          &check,
@@ -96,7 +108,7 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 		HostAcceptanceMinWait:  &zero,
 		PrflxAcceptanceMinWait: &zero,
 		SrflxAcceptanceMinWait: &zero,
-		RelayAcceptanceMinWait: &zero,
+		RelayAcceptanceMinWait: &relayed,
 		IncludeLoopback:        true, // agentNet names the addresses; loopback is there only if Config says so
 		Net:                    a.network,
 		LoggerFactory:          t.libraryLog,
@@ -124,57 +136,6 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-func (a *Attempt) gather(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, a.t.cfg.GatherTimeout)
-	defer cancel()
-	found := make(chan ice.Candidate, maxLocalAddresses)
-	done := make(chan struct{})
-	err := errors.Join(
-		a.agent.OnCandidate(func(c ice.Candidate) {
-			if c == nil {
-				close(done)
-				return
-			}
-			select {
-			case found <- c:
-			default:
-			}
-		}),
-		a.agent.OnConnectionStateChange(func(s ice.ConnectionState) {
-			if s == ice.ConnectionStateFailed { // it never recovers, and nothing above would ever notice
-				a.end(ErrLinkFailed)
-			}
-		}),
-		a.agent.GatherCandidates(),
-	)
-	if err != nil {
-		return fmt.Errorf("ICE agent: %w", err)
-	}
-	select {
-	case <-done:
-	case <-ctx.Done(): // go with what there is
-	case <-a.life.Done():
-		return ErrClosed
-	}
-	for len(found) > 0 {
-		c, err := toWire(<-found)
-		if err != nil {
-			return err
-		}
-		a.loopback = a.loopback || c.Addr.Addr().IsLoopback()
-		a.local.Candidates = append(a.local.Candidates, c)
-	}
-	if len(a.local.Candidates) == 0 {
-		return errors.Join(ErrNoAddress, context.Cause(ctx))
-	}
-	ufrag, password, err := a.agent.GetLocalUserCredentials()
-	if err != nil {
-		return fmt.Errorf("ICE credentials: %w", err)
-	}
-	a.local.Ufrag, a.local.Password = []byte(ufrag), []byte(password)
-	return nil
 }
 
 // Local is this side of the AttachReqAns, but for the role, which the sender of the request and of the answer set:
@@ -259,12 +220,16 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	if err != nil {
 		return nil, 0, fmt.Errorf("ICE: %w", errors.Join(err, ctx.Err(), context.Cause(a.life)))
 	}
+	relayed, err := a.settle()
+	if err != nil {
+		return nil, 0, err
+	}
 	var rtt time.Duration
 	if s, ok := a.agent.GetSelectedCandidatePairStats(); ok {
 		rtt = time.Duration(s.CurrentRoundTripTime * float64(time.Second))
 	}
 	g := newGuard(path.Write, func() error { a.end(errGoodbye); return nil }, path.LocalAddr(), path.RemoteAddr(), &a.t.stats.guard)
-	a.t.tasks.run(func() { pump(path, g) })
+	a.t.tasks.run(func() { a.pump(path, g) })
 	s, err := a.t.establish(ctx, handshake{
 		guard: g, client: !offerer, peer: peer, interval: flightInterval(rtt), srtp: srtp, proven: true,
 	})
@@ -278,7 +243,7 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 		_ = g.Close()
 		return nil, 0, err
 	}
-	c := a.t.newCarrier(s, g.local, g.remote, a.life, a.end, a.closeAgent)
+	c := a.t.remember(a.t.newCarrier(s, g.local, g.remote, a.life, a.end, a.closeAgent), !relayed)
 	c.check, c.home = ask.check, a.home
 	a.network.watch.Store(&stunWatch{password: remote.Password, heard: c.alive})
 	a.handOver()
@@ -290,7 +255,7 @@ func (a *Attempt) mediaOf(app *AppConn) error {
 	if a.direct != nil {
 		return a.direct.mediaOf(app)
 	}
-	return app.follow(a.agent, a.network)
+	return app.follow(a)
 }
 
 // home is the local address the link hangs on; invalid while there is none.
@@ -299,12 +264,11 @@ func (a *Attempt) home() netip.Addr {
 	if err != nil || pair == nil {
 		return netip.Addr{}
 	}
-	local, err := candidateAddrPort(pair.Local)
-	if err != nil || pair.Local.Type() == ice.CandidateTypeRelay {
-		// A relayed address is another kit's. If our own end of it goes, ICE notices.
+	s := a.network.socketOf(pair.Local)
+	if s == nil { // a relayed address is another kit's. If our own end of it goes, ICE notices.
 		return netip.Addr{}
 	}
-	return local.Addr()
+	return addrPortOf(s.LocalAddr()).Addr()
 }
 
 // takeRemote hands the far end's candidates to ICE.
@@ -334,8 +298,9 @@ func (a *Attempt) takeRemote(remote wire.IceParameters) error {
 	return nil
 }
 
-// pump moves datagrams from ICE to the guard until the agent closes.
-func pump(path *ice.Conn, g *guard) {
+// pump moves datagrams from ICE to the guard until the agent closes. Media that came through a relay comes this way,
+// too: there is no socket of its own to take it from.
+func (a *Attempt) pump(path *ice.Conn, g *guard) {
 	buf := make([]byte, maxDatagram)
 	for {
 		n, err := path.Read(buf)
@@ -343,6 +308,12 @@ func pump(path *ice.Conn, g *guard) {
 			_ = g.in.Close()
 			return
 		}
-		g.deliver(buf[:n])
+		if !isMedia(buf[:n]) {
+			g.deliver(buf[:n])
+		} else if take := a.media.Load(); take != nil {
+			(*take)(buf[:n])
+		} else {
+			a.t.stats.guard.mediaDropped.Add(1)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -29,10 +30,28 @@ func toWire(c ice.Candidate) (wire.IceCandidate, error) {
 	switch c.Type() {
 	case ice.CandidateTypeHost:
 		w.Type = wire.CandHost
-	default: // nothing else is gathered: no STUN and no TURN server is configured
+		return w, nil
+	case ice.CandidateTypeServerReflexive:
+		w.Type = wire.CandSrflx
+	case ice.CandidateTypeRelay:
+		w.Type = wire.CandRelay
+	default: // peer-reflexive ones are found by checks, after the offer
 		return wire.IceCandidate{}, fmt.Errorf("candidate %s: type %s is not gathered here", c, c.Type())
 	}
+	if w.Related, err = relatedOf(c); err != nil {
+		return wire.IceCandidate{}, fmt.Errorf("candidate %s: %w", c, err)
+	}
 	return w, nil
+}
+
+// relatedOf is the local address behind a candidate. That of a relay's socket is unspecified: it says nothing to others.
+func relatedOf(c ice.Candidate) (netip.AddrPort, error) {
+	r := c.RelatedAddress()
+	if r == nil || r.Port <= 0 || r.Port > 0xffff {
+		return netip.AddrPort{}, errors.New("no related address")
+	}
+	a, err := netip.ParseAddr(r.Address)
+	return netip.AddrPortFrom(a.Unmap(), uint16(r.Port)), err
 }
 
 // fromWire converts a far end's candidate. ok is false for one that is not to be tried: another link protocol, an

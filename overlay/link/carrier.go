@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link/sr"
@@ -53,6 +54,8 @@ type carrier struct {
 
 	life context.Context // ends when the link does; its cause is why
 	end  context.CancelCauseFunc
+
+	relayed atomic.Bool
 
 	pulse pulse
 	check func() bool       // nil: the link has no cheap check

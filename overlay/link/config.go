@@ -71,6 +71,10 @@ type Config struct {
 	Log *slog.Logger     // nil discards
 	Now func() time.Time // nil is time.Now
 
+	// Servers are the STUN and TURN servers of an attempt, asked for each anew; at most four are used. nil: host
+	// candidates alone. It must not block.
+	Servers func() []Server
+
 	Net    transport.Net // nil is the host's network; tests give a simulated one
 	KeyLog io.Writer     // TLS secrets for a packet analyser. Tests only: who reads it reads everything
 

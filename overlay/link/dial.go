@@ -122,7 +122,7 @@ func (t *Transport) bootstrapUDP(ctx context.Context, addr netip.AddrPort) (*Con
 		return nil, errors.Join(err, socket.Close())
 	}
 	life, end := context.WithCancelCause(t.ctx)
-	return newConn(t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), 0, t.cfg.IdleTimeout), nil
+	return newConn(t.remember(t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), true), 0, t.cfg.IdleTimeout), nil
 }
 
 // mayBeFrom reports whether a bootstrap link may use this local address.

@@ -268,7 +268,7 @@ func (l *listener) shake(sess *bootstrapSession, from netip.AddrPort) {
 	}
 	l.settle(sess)
 	life, end := context.WithCancelCause(l.t.ctx)
-	l.t.deliver(newConn(l.t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), 0, l.t.cfg.IdleTimeout))
+	l.t.deliver(newConn(l.t.remember(l.t.newCarrier(s, s.guard.local, s.guard.remote, life, end, func() {}), true), 0, l.t.cfg.IdleTimeout))
 }
 
 // deliver hands a link to Accept.

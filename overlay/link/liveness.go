@@ -104,13 +104,9 @@ func (c *checker) check() bool {
 	if err != nil || pair == nil {
 		return false
 	}
-	local, err1 := candidateAddrPort(pair.Local)
-	remote, err2 := candidateAddrPort(pair.Remote)
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	s := c.network.socketAt(local)
-	if s == nil { // relayed: its keepalives have to do
+	remote, err := candidateAddrPort(pair.Remote)
+	s := c.network.socketOf(pair.Local)
+	if err != nil || s == nil { // relayed: its keepalives have to do
 		return false
 	}
 	role := stun.Setter(ice.AttrControlled(c.tieBreaker))

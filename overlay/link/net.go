@@ -23,10 +23,14 @@ type agentNet struct {
 	addresses func() []netip.Addr
 	stats     *guardStats
 
+	servers       []netip.AddrPort // STUN and TURN servers to gather at
+	reflexiveFrom netip.Addr       // from where those are asked that give reflexive candidates
+
 	watch atomic.Pointer[stunWatch]
 
 	mu      sync.Mutex
 	sockets []*agentSocket
+	relays  []*relaySocket
 }
 
 // Interfaces is one interface with the usable addresses.
@@ -38,8 +42,15 @@ func (n *agentNet) Interfaces() ([]*transport.Interface, error) {
 	return []*transport.Interface{ifc}, nil
 }
 
-// ListenUDP opens a guarded socket.
+// ListenUDP opens a guarded socket. Where the library names no address, for a reflexive candidate, it gets the one that
+// faces the server: a socket on all addresses would be on the handsets' side, too.
 func (n *agentNet) ListenUDP(network string, addr *net.UDPAddr) (transport.UDPConn, error) {
+	if addr == nil || len(addr.IP) == 0 || addr.IP.IsUnspecified() {
+		if !n.reflexiveFrom.IsValid() || network != "udp4" {
+			return nil, transport.ErrNotSupported
+		}
+		addr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(n.reflexiveFrom, 0))
+	}
 	c, err := n.Net.ListenUDP(network, addr)
 	if err != nil {
 		return nil, err
@@ -52,12 +63,19 @@ func (n *agentNet) ListenUDP(network string, addr *net.UDPAddr) (transport.UDPCo
 	return s, nil
 }
 
-// ListenPacket is not used by an agent without TURN; it must not become a way around the guard.
-func (n *agentNet) ListenPacket(string, string) (net.PacketConn, error) {
-	return nil, transport.ErrNotSupported
-}
-
-func (n *agentNet) socketAt(local netip.AddrPort) *agentSocket {
+// socketOf is the socket of a candidate, nil for one that a relay gave.
+func (n *agentNet) socketOf(c ice.Candidate) *agentSocket {
+	base := candidateAddrPort
+	switch c.Type() {
+	case ice.CandidateTypeRelay:
+		return nil
+	case ice.CandidateTypeServerReflexive:
+		base = relatedOf
+	}
+	local, err := base(c)
+	if err != nil {
+		return nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, s := range n.sockets {
@@ -85,7 +103,9 @@ type agentSocket struct {
 
 // mediaPath is the selected pair of an application connection, as seen from its socket.
 type mediaPath struct {
-	socket  *agentSocket
+	socket  *agentSocket // nil: through a relay
+	relay   func([]byte) (int, error)
+	local   netip.AddrPort // of the relay
 	remote  netip.AddrPort
 	udpAddr *net.UDPAddr
 	receive func([]byte)
@@ -155,7 +175,9 @@ func (s *agentSocket) read(b []byte) (int, netip.AddrPort, error) {
 // send sends one media packet on the selected pair.
 func (m *mediaPath) send(b []byte) error {
 	var err error
-	if m.socket.raw != nil {
+	if m.socket == nil {
+		_, err = m.relay(b)
+	} else if m.socket.raw != nil {
 		_, err = m.socket.raw.WriteToUDPAddrPort(b, m.remote)
 	} else {
 		_, err = m.socket.WriteTo(b, m.udpAddr)

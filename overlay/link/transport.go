@@ -33,8 +33,9 @@ type Transport struct {
 	listener   *listener
 	tcp        *tcpListener // nil where no links over TCP are made
 
-	protocols []uint8 // overlay link types that the overlay permits
-	links     registry
+	protocols  []uint8 // overlay link types that the overlay permits
+	links      registry
+	neighbours neighbours
 
 	closeListener func() error // once
 	accepted      chan *Conn

@@ -1,0 +1,136 @@
+package link
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/pion/transport/v2"
+
+	"fieldkit/overlay/stun"
+)
+
+// relaySocket is the socket on which an ICE agent speaks with a TURN server. It lets in what the server sends and
+// nothing else, and of that only what the library may safely read: the pinned TURN client parses whatever anybody sends
+// to its port, and the STUN library ends the process over one malformed address. What comes through the relay is
+// checked as what comes directly is (agentSocket).
+type relaySocket struct {
+	net.PacketConn
+	raw     *net.UDPConn // the same, where it is the host's
+	servers []netip.AddrPort
+	stats   *guardStats
+	closed  atomic.Bool
+
+	// The address of the last datagram, for the library. Owned by the reader.
+	lastFrom netip.AddrPort
+	lastAddr *net.UDPAddr
+}
+
+// ListenPacket opens the socket of a TURN client; without a server there is none.
+func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
+	if !n.uses() {
+		return nil, transport.ErrNotSupported
+	}
+	c, err := n.Net.ListenPacket(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &relaySocket{PacketConn: c, servers: n.servers, stats: n.stats}
+	s.raw, _ = c.(*net.UDPConn)
+	n.mu.Lock()
+	n.relays = append(n.relays, s)
+	n.mu.Unlock()
+	return s, nil
+}
+
+// uses reports whether the agent has servers to ask.
+func (n *agentNet) uses() bool { return len(n.servers) > 0 }
+
+// closeRelays closes the TURN sockets but for those at the ports of keep. Their servers give up what nobody uses.
+func (n *agentNet) closeRelays(keep []netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.relays = slices.DeleteFunc(n.relays, func(s *relaySocket) bool {
+		port := addrPortOf(s.LocalAddr()).Port()
+		if slices.ContainsFunc(keep, func(k netip.AddrPort) bool { return k.Port() == port }) {
+			return false
+		}
+		_ = s.Close()
+		return true
+	})
+}
+
+// ReadFrom returns the next datagram of a server that the library may read.
+func (s *relaySocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := s.read(b)
+		if err != nil {
+			return n, nil, err
+		}
+		if !slices.Contains(s.servers, from) {
+			s.stats.datagramsDropped.Add(1)
+			continue
+		}
+		if !s.wellFormed(b[:n]) {
+			continue
+		}
+		if from != s.lastFrom || s.lastAddr == nil {
+			s.lastFrom, s.lastAddr = from, net.UDPAddrFromAddrPort(from)
+		}
+		return n, s.lastAddr, nil
+	}
+}
+
+func (s *relaySocket) wellFormed(b []byte) bool {
+	kind := stun.KindOf(b)
+	if kind == stun.STUN && stun.Malformed(b) {
+		s.stats.stunDropped.Add(1)
+		return false
+	}
+	if kind == stun.STUN || kind == stun.Channel {
+		switch data, relays, ok := stun.Carried(b); {
+		case !ok:
+		case !relays || stun.MayRelay(data):
+			return true
+		case stun.KindOf(data) == stun.STUN:
+			s.stats.stunDropped.Add(1)
+			return false
+		}
+	}
+	s.stats.datagramsDropped.Add(1)
+	return false
+}
+
+// WriteTo sends for the library, but its requests for a channel: a channel in use is renewed every five minutes, and
+// there the pinned client writes one variable from two goroutines. Without a channel it goes on with Send indications,
+// which carry 40 bytes more each.
+func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	if stun.KindOf(b) == stun.STUN && len(b) >= stun.HeaderLen && stun.Type(b) == stun.ChannelBind {
+		return len(b), nil
+	}
+	if s.closed.Load() { // which ends what the library still waits for; a simulated socket does not say so
+		return 0, net.ErrClosed
+	}
+	return s.PacketConn.WriteTo(b, to)
+}
+
+// Close closes the socket. It may be called more than once.
+func (s *relaySocket) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.PacketConn.Close()
+}
+
+func (s *relaySocket) read(b []byte) (int, netip.AddrPort, error) {
+	if s.raw != nil {
+		n, from, err := s.raw.ReadFromUDPAddrPort(b)
+		return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
+	}
+	n, addr, err := s.PacketConn.ReadFrom(b)
+	if err != nil {
+		return n, netip.AddrPort{}, err
+	}
+	return n, addrPortOf(addr), nil
+}
