@@ -46,7 +46,7 @@ func LoadOrCreateIdentity(stateDir, missionPath string) (id *ident.Identity, m *
 			return nil, nil, false, err
 		}
 	}
-	id, m, err = enrol(s, given)
+	id, m, err = firstStart(s, given)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -59,12 +59,12 @@ func samePath(a, b string) bool {
 	return errX == nil && errY == nil && x == y
 }
 
-// enrol does it in steps of which each leaves a state that the next start understands:
+// firstStart does it in steps of which each leaves a state that the next start understands:
 //
 //	key saved → certificate saved beside the old one → mission saved → old certificate gone
 //
 // The mission item decides which certificate counts, so saving it is the moment at which everything changes.
-func enrol(s Items, given *Mission) (*ident.Identity, *Mission, error) {
+func firstStart(s Items, given *Mission) (*ident.Identity, *Mission, error) {
 	kept, err := loadMission(s)
 	if err != nil && (given == nil || !errors.Is(err, store.ErrCorrupt)) {
 		return nil, nil, err
@@ -113,13 +113,60 @@ func issue(s Items, m, kept *Mission, keyPEM, certs []byte) (*ident.Identity, er
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the kit in mission %q: %w", m.Name, err)
 	}
+	return id, saveBeside(s, kept, keyPEM, certs, id)
+}
+
+// saveBeside saves a certificate together with the one that counts until the mission is saved.
+func saveBeside(s Items, kept *Mission, keyPEM, certs []byte, id *ident.Identity) error {
 	both := id.CertificatePEM()
 	if kept != nil {
 		if old, err := kept.trust.LoadIdentity(keyPEM, certs); err == nil {
 			both = append(both, old.CertificatePEM()...)
 		}
 	}
-	return id, s.Save(CertificateItem, both)
+	return s.Save(CertificateItem, both)
+}
+
+// StateKey is the key in a kit's state directory, made on the first call: what a kit enrols with before it has a
+// certificate.
+func StateKey(stateDir string) (*ecdsa.PrivateKey, error) {
+	s, err := store.Open(stateDir, store.Config{MaxSize: maxFile})
+	if err != nil {
+		return nil, err
+	}
+	b, err := loadKey(s)
+	if err != nil {
+		return nil, err
+	}
+	return ident.ParseKeyPEM(b)
+}
+
+// Keep puts a certificate that an enrolment server issued for StateKey into the state directory, and the mission
+// without its root key: the next start of the kit finds them as it would find what it made itself.
+func Keep(stateDir string, m *Mission, id *ident.Identity) error {
+	s, err := store.Open(stateDir, store.Config{MaxSize: maxFile})
+	if err != nil {
+		return err
+	}
+	keyPEM, err := s.Load(KeyItem)
+	if err != nil {
+		return err
+	}
+	if _, err := m.trust.LoadIdentity(keyPEM, id.CertificatePEM()); err != nil {
+		return err
+	}
+	kept, err := loadMission(s)
+	if err != nil && !errors.Is(err, store.ErrCorrupt) {
+		return err
+	}
+	certs, err := s.Load(CertificateItem)
+	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrCorrupt) {
+		return err
+	}
+	if err := saveBeside(s, kept, keyPEM, certs, id); err != nil {
+		return err
+	}
+	return finish(s, m, kept, id)
 }
 
 // issue makes a certificate for a kit of m: self-signed where the configuration permits that, else under the root.

@@ -76,20 +76,20 @@ func cutEverywhere(t *testing.T, prepare func() *items, given func(after bool) *
 	for cut := 0; ; cut++ {
 		s := prepare()
 		s.writes, s.cut = 0, cut
-		_, _, err := enrol(s, given(false))
+		_, _, err := firstStart(s, given(false))
 		done := err == nil
 		if !done && !errors.Is(err, errPower) {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
 		s.cut = -1
-		id, m, err := enrol(s, given(true))
+		id, m, err := firstStart(s, given(true))
 		if err != nil {
 			t.Fatalf("start after a cut at write %d: %v", cut, err)
 		}
 		check(t, s, id, m)
 		want(t, id, m)
 		s.log = nil
-		again, _, err := enrol(s, given(true))
+		again, _, err := firstStart(s, given(true))
 		if err != nil || again.NodeID() != id.NodeID() || len(s.log) != 0 {
 			t.Errorf("cut at %d, restart: %v, wrote %v", cut, err, s.log)
 		}
@@ -137,7 +137,7 @@ func TestFirstStartFromState(t *testing.T) {
 		}
 	})
 	s := prepare()
-	if _, _, err := enrol(s, nil); err != nil {
+	if _, _, err := firstStart(s, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(s.log, ", "); got != "identity.key, identity.crt, mission.toml overwritten" {
@@ -152,7 +152,7 @@ func TestChangeOver(t *testing.T) {
 	var node wire.NodeID
 	prepare := func() *items {
 		s := newItems()
-		id, _, err := enrol(s, a)
+		id, _, err := firstStart(s, a)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,10 +175,10 @@ func TestChangeOver(t *testing.T) {
 		}
 	})
 	s := prepare()
-	if _, _, err := enrol(s, b.WithoutRootKey()); !errors.Is(err, ErrNoRootKey) {
+	if _, _, err := firstStart(s, b.WithoutRootKey()); !errors.Is(err, ErrNoRootKey) {
 		t.Errorf("a mission that cannot let the kit in: %v", err)
 	}
-	if id, got, err := enrol(s, nil); err != nil || id.NodeID() != node || !got.Same(a) {
+	if id, got, err := firstStart(s, nil); err != nil || id.NodeID() != node || !got.Same(a) {
 		t.Errorf("afterwards without it: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ func TestChangeOver(t *testing.T) {
 func TestNewerFileOfTheSameMission(t *testing.T) {
 	m := must(New("alpha", Options{}))
 	s := newItems()
-	first, _, err := enrol(s, m)
+	first, _, err := firstStart(s, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,11 +194,11 @@ func TestNewerFileOfTheSameMission(t *testing.T) {
 	newer.document, newer.trust = m.document, m.trust
 	must(newer.AddHandset("Ann", 100))
 	cert := s.files[CertificateItem]
-	id, got, err := enrol(s, newer)
+	id, got, err := firstStart(s, newer)
 	if err != nil || id.NodeID() != first.NodeID() || len(got.Handsets) != 1 || !bytes.Equal(cert, s.files[CertificateItem]) {
 		t.Errorf("%v, %+v", err, got)
 	}
-	_, got, err = enrol(s, nil)
+	_, got, err = firstStart(s, nil)
 	if err != nil || len(got.Handsets) != 1 {
 		t.Errorf("after the file is gone: %v", err)
 	}
@@ -207,7 +207,7 @@ func TestNewerFileOfTheSameMission(t *testing.T) {
 func TestDamagedState(t *testing.T) {
 	m := must(New("alpha", Options{}))
 	whole := newItems()
-	id, _, err := enrol(whole, m)
+	id, _, err := firstStart(whole, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,20 +224,20 @@ func TestDamagedState(t *testing.T) {
 	other := must(must(New("alpha", Options{Overlay: m.Overlay})).Authority())
 	foreign := must(other.Issue(id.Key())).CertificatePEM()
 	for name, b := range map[string][]byte{"missing": nil, "garbage": []byte("garbage"), "of another mission": foreign} {
-		if got, _, err := enrol(with(CertificateItem, b), m); err != nil || got.NodeID() != id.NodeID() {
+		if got, _, err := firstStart(with(CertificateItem, b), m); err != nil || got.NodeID() != id.NodeID() {
 			t.Errorf("certificate %s, root key at hand: %v", name, err)
 		}
-		if _, _, err := enrol(with(CertificateItem, b), nil); !errors.Is(err, ErrNoRootKey) {
+		if _, _, err := firstStart(with(CertificateItem, b), nil); !errors.Is(err, ErrNoRootKey) {
 			t.Errorf("certificate %s, no root key: %v", name, err)
 		}
 	}
-	if _, _, err := enrol(with(KeyItem, []byte("garbage")), m); err == nil || strings.Contains(err.Error(), "garbage") {
+	if _, _, err := firstStart(with(KeyItem, []byte("garbage")), m); err == nil || strings.Contains(err.Error(), "garbage") {
 		t.Errorf("key garbage: %v", err)
 	}
-	if got, _, err := enrol(with(KeyItem, nil), m); err != nil || got.NodeID() == id.NodeID() {
+	if got, _, err := firstStart(with(KeyItem, nil), m); err != nil || got.NodeID() == id.NodeID() {
 		t.Errorf("key missing, root key at hand: %v", err)
 	}
-	if _, _, err := enrol(with(MissionItem, []byte("garbage")), nil); !errors.Is(err, ErrInvalid) {
+	if _, _, err := firstStart(with(MissionItem, []byte("garbage")), nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("mission garbage: %v", err)
 	}
 }

@@ -77,11 +77,11 @@ func replaceFile(path string, b []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".mission-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("mission file: %w", err)
+		return fmt.Errorf("file %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("mission file: %w", errors.Join(err, os.Remove(f.Name())))
+			err = fmt.Errorf("file %s: %w", path, errors.Join(err, os.Remove(f.Name())))
 		}
 	}()
 	_, err = f.Write(b)

@@ -31,6 +31,7 @@ type commands struct {
 		Add  handsetAdd  `cmd:"" help:"Make a handset account and say what to type into the phone."`
 		List handsetList `cmd:"" help:"List the handset accounts."`
 	} `cmd:"" help:"The handset accounts of a mission."`
+	Enrol   enrolCommands    `cmd:"" help:"Let kits into a mission whose root key stays at home."`
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
 	Lab     labCommand       `cmd:"" help:"Run several kits and phones on this machine."`
 	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`
