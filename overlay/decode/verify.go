@@ -227,6 +227,9 @@ func (u *unit) verifyStored(resources []wire.ResourceID, kind wire.KindID, d *wi
 	if len(resources) == 0 {
 		resources, otherwise = resourcesOf(v.signer, u.idBytes), noResource
 	}
+	if u.checks < len(resources) {
+		return u.judge(v, unchecked, nil)
+	}
 	for _, resource := range resources {
 		input := binary.BigEndian.AppendUint32([]byte(resource), uint32(kind))
 		input = binary.BigEndian.AppendUint64(input, d.StorageTime)
@@ -238,9 +241,6 @@ func (u *unit) verifyStored(resources []wire.ResourceID, kind wire.KindID, d *wi
 				return err
 			})
 		}
-	}
-	if u.checks == 0 {
-		otherwise = unchecked
 	}
 	return u.judge(v, otherwise, nil)
 }
@@ -325,10 +325,10 @@ func fits(key any, s *wire.Signature) bool {
 // check verifies the signature over input followed by its identity.
 func (u *unit) check(signer *certificate, s *wire.Signature, input []byte) bool {
 	input, err := s.Identity.AppendBinary(input)
-	if err != nil || u.checks == 0 {
+	u.checks--
+	if err != nil {
 		return false
 	}
-	u.checks--
 	h, alg := newHash(s.HashAlg), crypto.SHA256
 	if s.HashAlg == wire.HashSHA1 {
 		alg = crypto.SHA1
