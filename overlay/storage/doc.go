@@ -13,18 +13,24 @@
 //
 //   - Find's "closest" is the next one clockwise: with that, and only with that, does the walk of
 //     §7.4.4, R_n+1 = nearest(1 + R_n), come around.
+//
 //   - An array has at most max-count elements, its gaps included, since a store past the end
 //     "extends it with nonexistent values".
+//
 //   - The i of NODE-MULTIPLE is one byte in the hash and counts from 1, as the d of §9 does.
+//
 //   - A replica store of the very value that is stored already, same signature, is no error:
 //     several peers may hand over the same value. It does not prolong the value's life, which is
 //     not under the signature.
+//
 //   - A store to a peer that is not responsible gets Error_Not_Found; §7.4.1.1 names no code.
+//
 //   - Values in answers carry the lifetime that is left, rounded up to a second; values handed to other peers,
 //     rounded down.
 //
 //   - No index of an array is under a signature. A replica store that brings an element with another index
 //     moves the stored one; it cannot multiply it.
+//
 //   - A generation counter starts above those of everything that expired here, so that a counter seen once
 //     never stands for something else.
 //

@@ -68,6 +68,7 @@ func (s *Store) remove(v *value) {
 	i, _ := findValue(k.values, &v.data.Value)
 	k.values = slices.Delete(k.values, i, i+1)
 	s.release(v)
+	s.lose(k, v)
 	if len(k.values) > 0 {
 		return
 	}
@@ -79,6 +80,20 @@ func (s *Store) remove(v *value) {
 	delete(s.resources, v.resource)
 	i, _ = slices.BinarySearch(s.order, v.resource)
 	s.order = slices.Delete(s.order, i, i+1)
+}
+
+// lose notes that v, of k, is gone, if it was the last that existed there.
+func (s *Store) lose(k *kindData, v *value) {
+	if k.existing > 0 || !v.data.Value.Exists {
+		return
+	}
+	list := s.found[k.id]
+	i, _ := slices.BinarySearch(list, v.resource)
+	if list = slices.Delete(list, i, i+1); len(list) == 0 {
+		delete(s.found, k.id)
+		return
+	}
+	s.found[k.id] = list
 }
 
 // deleteFunc removes the values for which del holds, and what is empty after that.
@@ -107,6 +122,15 @@ func (s *Store) deleteFunc(del func(*value) bool) (n int) {
 		delete(s.resources, id)
 		return true
 	})
+	for id, list := range s.found {
+		s.found[id] = slices.DeleteFunc(list, func(res wire.ResourceID) bool {
+			k := s.kind(res, id)
+			return k == nil || k.existing == 0
+		})
+		if len(s.found[id]) == 0 {
+			delete(s.found, id)
+		}
+	}
 	return n
 }
 

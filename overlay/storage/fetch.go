@@ -90,26 +90,15 @@ func (s *Store) Find(now time.Time, req *wire.FindRequest, responsible bool) (wi
 	if !responsible {
 		return ans, refuse(wire.ErrorNotFound, "not responsible for the resource")
 	}
-	// One walk for all Kinds, from the resource asked for and around.
-	wanted := make(map[wire.KindID]int, len(req.Kinds))
-	for i, k := range req.Kinds {
-		ans.Results = append(ans.Results, wire.FindKindData{Kind: k})
-		if _, known := s.kinds[k]; known {
-			wanted[k] = i
-		}
-	}
-	start, _ := slices.BinarySearch(s.order, req.Resource)
-	for i := range s.order {
-		if len(wanted) == 0 {
-			break
-		}
-		res := s.order[(start+i)%len(s.order)]
-		for _, k := range s.resources[res].kinds {
-			if at, ok := wanted[k.id]; ok && slices.ContainsFunc(k.values, func(v *value) bool { return v.data.Value.Exists }) {
-				ans.Results[at].Closest = res
-				delete(wanted, k.id)
+	for _, k := range req.Kinds {
+		d := wire.FindKindData{Kind: k}
+		if list := s.found[k]; len(list) > 0 {
+			if _, known := s.kinds[k]; known {
+				i, _ := slices.BinarySearch(list, req.Resource)
+				d.Closest = list[i%len(list)]
 			}
 		}
+		ans.Results = append(ans.Results, d)
 	}
 	return ans, nil
 }

@@ -452,6 +452,15 @@ func compare(t *rapid.T, s *Store, model naive, now time.Time) {
 	if !maps.Equal(shares, s.shares) || len(s.due) != n || len(s.order) != len(s.resources) || !slices.IsSorted(s.order) {
 		t.Fatalf("shares %v, counted %v; %d due, %d in order of %d", shares, s.shares, len(s.due), len(s.order), len(s.resources))
 	}
+	for _, res := range places() {
+		for _, k := range kinds {
+			kd := s.kind(res, k.ID)
+			exists := kd != nil && slices.ContainsFunc(kd.values, func(v *value) bool { return v.data.Value.Exists })
+			if slices.Contains(s.found[k.ID], res) != exists {
+				t.Fatalf("Kind %x at %x: exists %v, found %v", k.ID, res, exists, s.found[k.ID])
+			}
+		}
+	}
 	if next := s.Deadline(); n > 0 && !next.After(now) {
 		t.Fatalf("Deadline %v is not after %v", next, now)
 	}

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -218,41 +217,5 @@ func TestHoldersAreBounded(t *testing.T) {
 	}
 	if n := len(s.resources[home("alice@m")].kinds[0].values[0].holders); n > maxHolders {
 		t.Errorf("%d holders", n)
-	}
-}
-
-func filled(b testing.TB, n int) *Store {
-	s := New(Config{Kinds: kinds, MaxBytes: 64 << 20})
-	for i := range n {
-		who := person(1, fmt.Sprintf("user%d@m", i))
-		req, ctx := put(home(who.User), wire.KindSIPRegistration, who, registration(1, 1, "a registration of ordinary length"))
-		if _, err := s.Store(epoch, req, ctx); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return s
-}
-
-func BenchmarkStore(b *testing.B) {
-	s := filled(b, 1000)
-	who := person(1, "user7@m")
-	req, ctx := put(home(who.User), wire.KindSIPRegistration, who, registration(1, 1, "a registration of ordinary length"))
-	b.ReportAllocs()
-	for b.Loop() {
-		req.Kinds[0].Values[0].StorageTime++
-		if _, err := s.Store(epoch, req, ctx); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkFetch(b *testing.B) {
-	s := filled(b, 1000)
-	req := &wire.FetchRequest{Resource: home("user7@m"), Specifiers: []wire.DataSpecifier{{Kind: wire.KindSIPRegistration, Model: wire.Dictionary}}}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, _, err := s.Fetch(epoch, req); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -220,7 +220,7 @@ func TestExpiry(t *testing.T) {
 				t.Fatalf("%d values after %v, want %d", s.Stats().Values, now.Sub(epoch), want)
 			}
 		}
-		if st := s.Stats(); n != 300 || st.Expired != 300 || st.Bytes != 0 || st.Resources != 0 || len(s.shares)+len(s.certs)+len(s.order)+len(s.resources) != 0 {
+		if st := s.Stats(); n != 300 || st.Expired != 300 || st.Bytes != 0 || st.Resources != 0 || len(s.shares)+len(s.certs)+len(s.order)+len(s.resources)+len(s.found) != 0 {
 			t.Errorf("%d expired, %+v", n, st)
 		}
 	}

@@ -71,6 +71,7 @@ type Store struct {
 	order     []wire.ResourceID // ascending: the keys of resources
 	certs     map[certID]*certificate
 	shares    map[wire.NodeID]share
+	found     map[wire.KindID][]wire.ResourceID // ascending: where values of a Kind exist
 	due       expiries
 	bytes     int
 	values    int
@@ -84,6 +85,7 @@ type resource struct{ kinds []*kindData } // ascending by Kind-ID
 type kindData struct {
 	id         wire.KindID
 	generation uint64
+	existing   int      // of the values, those that exist
 	values     []*value // ascending by index or key
 }
 
@@ -91,6 +93,7 @@ type kindData struct {
 type value struct {
 	resource wire.ResourceID
 	kind     wire.KindID
+	in       *kindData       // once it is stored
 	data     wire.StoredData // Lifetime as received
 	expires  time.Time
 	due      int         // its place in Store.due
@@ -150,6 +153,7 @@ func New(cfg Config) *Store {
 	}
 	s := &Store{
 		cfg: cfg, resources: map[wire.ResourceID]*resource{}, certs: map[certID]*certificate{}, shares: map[wire.NodeID]share{},
+		found: map[wire.KindID][]wire.ResourceID{},
 	}
 	s.SetKinds(cfg.Kinds)
 	return s
@@ -183,7 +187,15 @@ func (v *value) size() int {
 
 // retain counts a value in and keeps its certificates: "a peer storing data is obligated to retain
 // certificates for the data that it holds" (RFC 6940 §6.3.4).
-func (s *Store) retain(v *value, certs []wire.Certificate) {
+func (s *Store) retain(k *kindData, v *value, certs []wire.Certificate) {
+	v.in = k
+	if v.data.Value.Exists {
+		if k.existing++; k.existing == 1 {
+			list := s.found[k.id]
+			i, _ := slices.BinarySearch(list, v.resource)
+			s.found[k.id] = slices.Insert(list, i, v.resource)
+		}
+	}
 	s.values++
 	s.bytes += v.size()
 	s.account(v, 1)
@@ -201,7 +213,11 @@ func (s *Store) retain(v *value, certs []wire.Certificate) {
 	s.expect(v)
 }
 
+// release counts a value out. Where values of its Kind are found is then set right by the caller.
 func (s *Store) release(v *value) {
+	if v.data.Value.Exists {
+		v.in.existing--
+	}
 	s.unexpect(v)
 	s.values--
 	s.bytes -= v.size()

@@ -272,14 +272,15 @@ func clone(d *wire.StoredData) wire.StoredData {
 func (s *Store) commit(req *wire.StoreRequest, ctx StoreContext, stages []*staged) (ans wire.StoreAnswer) {
 	for i, st := range stages {
 		k := s.makeKind(req.Resource, st.kind.ID)
-		for _, v := range st.gone {
-			s.release(v)
-		}
-		for j, v := range st.fresh {
-			s.retain(v, st.certs[j])
+		for j, v := range st.fresh { // before those they replace are let go: nothing is taken out and put in again
+			s.retain(k, v, st.certs[j])
 			if req.Replica > 0 {
 				v.mark(holder{node: ctx.Sender.Node})
 			}
+		}
+		for _, v := range st.gone {
+			s.release(v)
+			s.lose(k, v)
 		}
 		for _, v := range st.same {
 			v.mark(holder{node: ctx.Sender.Node})
