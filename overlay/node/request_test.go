@@ -227,7 +227,7 @@ func TestFetchedValuesAreVerified(t *testing.T) {
 		for _, k := range w.kits {
 			err := w.mission.Start(w.net, k, func(c *node.Config) {
 				c.Transport = &tap{c.Transport, func(_ wire.NodeID, m *wire.Message) (*wire.Message, time.Duration) {
-					if change := lie.Load(); change != nil && m.Code == wire.FetchAns && len(m.Via) == 0 {
+					if change := lie.Load(); change != nil && m.Code == wire.FetchAns && isBy(m, k.Identity) {
 						a, err := wire.ParseFetchAnswer(m.Body, w.mission.Document.ModelOf)
 						if err != nil {
 							t.Error(err)

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"testing"
@@ -88,6 +89,12 @@ func (c *tapConn) Send(b []byte) error {
 	}
 	send()
 	return nil
+}
+
+// isBy reports whether id signed m, and not somebody for whom it is only forwarded.
+func isBy(m *wire.Message, id *ident.Identity) bool {
+	c := m.Security.Certificates
+	return len(c) > 0 && bytes.Equal(c[0].Data, id.Signer().Certificates()[0])
 }
 
 // signAs signs a message anew, the certificates of stored values in it kept.

@@ -128,13 +128,18 @@ func repeatable(c wire.MessageCode) bool {
 // reversing the order of the entries on the Via List" (RFC 6940 §6.2.2), and before that the node it came
 // from (§6.1.2).
 func (p *Peer) answer(r *request, code wire.MessageCode, b []byte, certs []wire.Certificate) {
+	p.answerWith(r, code, b, certs, nil)
+}
+
+// answerWith is answer with message extensions.
+func (p *Peer) answerWith(r *request, code wire.MessageCode, b []byte, certs []wire.Certificate, more []wire.Extension) {
 	m := &wire.Message{
 		Header: wire.Header{
 			Overlay: p.params.overlay, ConfigSequence: p.params.sequence, Version: wire.Version,
 			TTL: p.params.initialTTL, Fragment: wire.Unfragmented, TransactionID: r.TransactionID,
 			Dest: p.wayBack(r),
 		},
-		Code: code, Body: b,
+		Code: code, Body: b, Extensions: more,
 	}
 	for _, o := range r.Options {
 		if o.Flags&wire.ResponseCopy != 0 {

@@ -19,6 +19,7 @@ type topology interface {
 	Plausible(r wire.ResourceID, sender wire.NodeID) bool
 	ResponsibleSet() uint32
 	Uptime() time.Duration
+	SelfTuning() (wire.SelfTuningData, bool)
 	Snapshot() chord.Snapshot
 }
 
@@ -274,6 +275,9 @@ func (c *client) ResponsibleSet() uint32 { return 0 }
 
 // Uptime is chord.State's.
 func (c *client) Uptime() time.Duration { return c.now.Sub(c.started) }
+
+// SelfTuning is chord.State's: a client estimates nothing.
+func (c *client) SelfTuning() (wire.SelfTuningData, bool) { return wire.SelfTuningData{}, false }
 
 // Snapshot is chord.State's.
 func (c *client) Snapshot() chord.Snapshot {

@@ -22,13 +22,13 @@ const (
 	maxAnswers       = 512       // kept for each signer
 	maxAnswerBytes   = 512 << 10 // for each signer
 	maxSigners       = 64
-	maxLinks         = 64
+	maxLinks         = 128 // chord closes what it does not need long before
 	maxLinksPerPeer  = 4
 	maxAttaches      = 32
 	maxDials         = 8
 	maxAppAttaches   = 16
-	maxVia           = 32
-	maxCandidates    = 32 // candidates of one remote side that are looked at
+	maxVia           = 100 // hops that a TTL allows where the document says nothing (RFC 6940 §6.3.2)
+	maxCandidates    = 32  // candidates of one remote side that are looked at
 	maxDiscovered    = 256
 	maxAddrs         = 8 // of one discovered kit
 	maxStrangers     = 16

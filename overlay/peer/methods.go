@@ -88,11 +88,15 @@ func (p *Peer) unwelcome(r *request) bool {
 func (p *Peer) reply(r *request, body interface{ AppendBinary([]byte) ([]byte, error) }, certs []wire.Certificate) {
 	b, err := body.AppendBinary(nil)
 	if err != nil {
-		p.count.Unencodable++
-		p.fail(r, wire.ErrorInvalidMessage, "answer cannot be encoded")
+		p.unencodable(r)
 		return
 	}
 	p.answer(r, r.Code.Answer(), b, certs)
+}
+
+func (p *Peer) unencodable(r *request) {
+	p.count.Unencodable++
+	p.fail(r, wire.ErrorInvalidMessage, "answer cannot be encoded")
 }
 
 func (p *Peer) pingRequest(r *request) {
@@ -126,7 +130,21 @@ func (p *Peer) probeRequest(r *request) {
 			a.Info = append(a.Info, wire.ProbeInformation{Type: t, Value: uint32(p.chord.Uptime().Seconds())})
 		}
 	}
-	p.reply(r, a, nil)
+	var more []wire.Extension
+	if heard, ok := selfTuning(r.Message); ok {
+		p.tell(chord.ProbeInfoReceived{From: r.peer.NodeID, Tuning: heard})
+		if own, ok := p.chord.SelfTuning(); ok {
+			if data, err := own.AppendBinary(nil); err == nil {
+				more = append(more, wire.Extension{Type: wire.ExtensionSelfTuning, Data: data})
+			}
+		}
+	}
+	b, err := a.AppendBinary(nil)
+	if err != nil {
+		p.unencodable(r)
+		return
+	}
+	p.answerWith(r, wire.ProbeAns, b, nil, more)
 }
 
 // notDirect refuses what may only come over the channel bound to its signer: "receiving peers MUST verify
@@ -176,7 +194,9 @@ func (p *Peer) leaveRequest(r *request) {
 		p.fail(r, wire.ErrorForbidden, "leaving_peer_id is not the signer")
 	case !p.notDirect(r):
 		p.answer(r, wire.LeaveAns, nil, nil) // "LeaveAns is an empty message"
-		p.tell(chord.LeaveReceived{From: v.Node})
+		// What a Leave says beside that is optional, and what cannot be read is not said.
+		leave, _ := wire.ParseChordLeave(v.OverlaySpecific, p.params.idLen)
+		p.tell(chord.LeaveReceived{From: v.Node, Leave: leave})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/storage"
 	"fieldkit/overlay/wire"
 )
@@ -87,6 +88,11 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 	}
 	c := cfg.Chord
 	c.Rand = p.rng
+	c.SelfTuning = c.SelfTuning || d.TopologyPlugin == config.ChordSelfTuning
+	c.Periodic = c.Periodic || !d.Chord.Reactive
+	if c.ProbePeers == 0 {
+		c.ProbePeers = int(d.Rest.Probes)
+	}
 	if c.UpdateInterval == 0 {
 		c.UpdateInterval = d.Chord.UpdateInterval
 	}

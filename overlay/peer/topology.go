@@ -33,6 +33,10 @@ func (p *Peer) carryOut(out []chord.Output, join *request) {
 			p.bootstrap(o.ID)
 		case chord.Probe:
 			p.probe(o)
+		case chord.Search:
+			p.search(o.Resource)
+		case chord.ProbeInfo:
+			p.probeInfo(o)
 		case chord.Attach:
 			p.chordAttach(o)
 		case chord.SendUpdate:
@@ -245,6 +249,62 @@ func (p *Peer) probe(o chord.Probe) {
 		}
 		p.tell(chord.ProbeAnswered{Via: o.Via, Owner: r.Peer.NodeID})
 	})
+}
+
+// search finds out who is responsible for a point of the ring, for the Finger Table (RFC 6940 §10.7.4.2).
+func (p *Peer) search(res wire.ResourceID) {
+	p.send(Outgoing{Dest: []wire.Destination{wire.ToResource(res)}, Code: wire.PingReq, Body: pingBody}, func(r Reply) {
+		if r.Err != nil {
+			p.tell(chord.SearchFailed{Resource: res})
+			return
+		}
+		p.tell(chord.SearchAnswered{Resource: res, Owner: r.Peer.NodeID})
+	})
+}
+
+// probeInfo exchanges estimates for self-tuning: "the peer sends a Probe request [...] the message extension of the Probe
+// request" (RFC 7363 §6.5). It "MUST NOT" be critical.
+func (p *Peer) probeInfo(o chord.ProbeInfo) {
+	data, err := o.Tuning.AppendBinary(nil)
+	var body []byte
+	if err == nil {
+		body, err = wire.ProbeRequest{Requested: []wire.ProbeInfoType{wire.ProbeUptime}}.AppendBinary(nil)
+	}
+	if err != nil {
+		p.count.Unencodable++
+		return
+	}
+	out := Outgoing{
+		Dest: toNode(o.To), Code: wire.ProbeReq, Body: body, Extensions: []wire.Extension{{Type: wire.ExtensionSelfTuning, Data: data}},
+	}
+	p.send(out, func(r Reply) {
+		if r.Err != nil {
+			return
+		}
+		a, err := wire.ParseProbeAnswer(r.Message.Body)
+		if err != nil {
+			p.count.Malformed++
+			return
+		}
+		in := chord.ProbeInfoAnswered{From: r.Peer.NodeID}
+		for _, i := range a.Info {
+			if i.Type == wire.ProbeUptime {
+				in.Uptime, in.HasUptime = i.Value, true
+			}
+		}
+		in.Tuning, in.HasTuning = selfTuning(r.Message)
+		p.tell(in)
+	})
+}
+
+// selfTuning reads what a Probe or its answer says of the network (RFC 7363 §9.1).
+func selfTuning(m *wire.Message) (d wire.SelfTuningData, ok bool) {
+	e := m.Extension(wire.ExtensionSelfTuning)
+	if e == nil {
+		return d, false
+	}
+	d, err := wire.ParseSelfTuningData(e.Data)
+	return d, err == nil
 }
 
 func (p *Peer) chordAttach(o chord.Attach) {

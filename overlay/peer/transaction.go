@@ -222,6 +222,11 @@ func (p *Peer) mayAnswer(dest []wire.Destination, from wire.NodeID) bool {
 	return true
 }
 
+// hasCritical reports whether there is an extension that is critical and unknown here. Those that are known are ignored
+// where they mean nothing: "Receivers who receive a method other than Ping including this extension MUST ignore the
+// extension" (RFC 7851 §4.2.1).
 func hasCritical(list []wire.Extension) bool {
-	return slices.ContainsFunc(list, func(e wire.Extension) bool { return e.Critical })
+	return slices.ContainsFunc(list, func(e wire.Extension) bool {
+		return e.Critical && e.Type != wire.ExtensionDiagnosticPing && e.Type != wire.ExtensionSelfTuning
+	})
 }
