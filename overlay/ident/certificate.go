@@ -147,9 +147,11 @@ func checkUsage(x *x509.Certificate) error {
 	if x.KeyUsage != 0 && x.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return errors.New("certificate key usage: digitalSignature missing")
 	}
-	if !x.IsCA {
-		return nil
-	}
+	return nil
+}
+
+// checkIntermediate is what the root may give a kit: to issue end certificates, and nothing that issues in turn.
+func checkIntermediate(x *x509.Certificate) error {
 	if !x.BasicConstraintsValid || x.MaxPathLen != 0 || !x.MaxPathLenZero {
 		return errors.New("certificate of a kit: path length not limited to 0")
 	}

@@ -9,7 +9,12 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -332,6 +337,58 @@ func TestRSASigner(t *testing.T) {
 		t.Errorf("self-signed with RSA: %v", err)
 	}
 }
+
+// A self-signed certificate that somebody else made: openssl hashes the key and signs, and says that it is a CA, as it
+// does where nobody tells it not to. Nobody else is believed for that.
+func TestSelfSignedByOpenSSL(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		if os.Getenv("FIELDKIT_CI") == "1" {
+			t.Fatal("openssl is not installed")
+		}
+		t.Skip("openssl is not installed")
+	}
+	dir := t.TempDir()
+	run := func(in []byte, args ...string) []byte {
+		cmd := exec.Command(openssl, args...)
+		cmd.Dir, cmd.Stdin = dir, bytes.NewReader(in)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("openssl %s: %v", strings.Join(args, " "), err)
+		}
+		return out
+	}
+	for _, kind := range [][]string{{"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"}, {"-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"}} {
+		run(nil, append([]string{"genpkey", "-out", "key.pem"}, kind...)...)
+		spki := run(nil, "pkey", "-in", "key.pem", "-pubout", "-outform", "DER")
+		for _, digest := range []string{config.SHA1, config.SHA256} {
+			_, trust, _ := selfWorld(t, digest, 16)
+			id := run(spki, "dgst", "-"+digest, "-binary")[:16]
+			conf := fmt.Sprintf("[req]\nprompt=no\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\n[ext]\nbasicConstraints=CA:TRUE\nsubjectAltName=critical,URI:reload://0110%x@%s/,email:ann@%s\n", id, testOverlay, testOverlay)
+			if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			der := run(nil, "req", "-x509", "-subj", "/", "-config", "conf", "-key", "key.pem", "-sha256", "-days", "9999", "-outform", "DER")
+			p, err := trust.VerifyChain([][]byte{der}, now)
+			if err != nil || !bytes.Equal(p.NodeID.Bytes(), id) || p.User != "ann@"+testOverlay {
+				t.Errorf("%s, %s: %v", kind[1], digest, err)
+				continue
+			}
+			if _, other, _ := selfWorld(t, map[string]string{config.SHA1: config.SHA256, config.SHA256: config.SHA1}[digest], 16); func() error { _, err := other.VerifyChain([][]byte{der}, now); return err }() == nil {
+				t.Errorf("%s, %s: the other digest will do", kind[1], digest)
+			}
+			// With a certificate beside it that this "CA" issued for another key.
+			if key, ok := must(x509.ParsePKCS8PrivateKey(must2(pem.Decode(must(os.ReadFile(filepath.Join(dir, "key.pem"))))).Bytes)).(*ecdsa.PrivateKey); ok {
+				stolen := must(issue(grant{ids: p.NodeIDs, user: "bob@" + testOverlay, overlay: testOverlay, parent: p.Leaf, pub: must(NewKey()).Public(), key: key})).leaf().Raw
+				if _, err := trust.VerifyChain([][]byte{stolen, der}, now); !errors.Is(err, ErrUntrusted) {
+					t.Errorf("issued by it: %v", err)
+				}
+			}
+		}
+	}
+}
+
+func must2[T, U any](v T, _ U) T { return v }
 
 // Node-IDs of every length that a document may ask for work throughout.
 func TestNodeIDLengths(t *testing.T) {

@@ -209,6 +209,9 @@ func (p *policy) prove(der []byte, hash [sha256.Size]byte) (*known, error) {
 	var causes error
 	for _, root := range p.roots {
 		err := issuedBy(c.leaf(), root)
+		if err == nil && c.kit {
+			err = checkIntermediate(c.leaf())
+		}
 		if err == nil && !p.enrols {
 			err = c.keyBound(config.SHA256)
 		}
