@@ -38,9 +38,10 @@ type Options struct {
 	Daemon   string        // path of fieldkitd
 	Tool     string        // path of fieldkit, which also is the phone
 	Accounts []string      // handset accounts beside those of the lab's own phones
-	Dir      string        // for the state of kits; "" makes a temporary one
-	KitLog   slog.Level    // what the kits' logs keep
-	Log      *slog.Logger  // nil discards
+	Mission  mission.Options
+	Dir      string       // for the state of kits; "" makes a temporary one
+	KitLog   slog.Level   // what the kits' logs keep
+	Log      *slog.Logger // nil discards
 
 	pages []string // addresses of the status pages where the caller serves them
 }
@@ -107,7 +108,7 @@ func New(o Options) (*Lab, error) {
 }
 
 func (l *Lab) prepare() (err error) {
-	if l.mission, err = mission.New("lab", mission.Options{}); err != nil {
+	if l.mission, err = mission.New("lab", l.opts.Mission); err != nil {
 		return err
 	}
 	for i := range 2 * l.opts.Calls {

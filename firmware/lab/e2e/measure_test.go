@@ -198,10 +198,11 @@ const (
 	mdns  traffic = iota
 	ice           // STUN checks and keepalives
 	dtls          // overlay links, trunks
-	other         // ARP, neighbour discovery, multicast membership
+	tcp           // overlay links and trunks over TCP
+	other         // SRTP, ARP, neighbour discovery, multicast membership
 )
 
-func (k traffic) String() string { return [...]string{"mDNS", "ICE", "DTLS", "other"}[k] }
+func (k traffic) String() string { return [...]string{"mDNS", "ICE", "DTLS", "TCP", "other"}[k] }
 
 // classify looks into an Ethernet frame.
 func classify(frame []byte) traffic {
@@ -215,6 +216,8 @@ func classify(frame []byte) traffic {
 		b = b[int(b[0]&15)*4:]
 	case kind == 0x86dd && len(b) >= 40 && b[6] == unix.IPPROTO_UDP:
 		b = b[40:]
+	case kind == 0x0800 && len(b) >= 20 && b[9] == unix.IPPROTO_TCP, kind == 0x86dd && len(b) >= 40 && b[6] == unix.IPPROTO_TCP:
+		return tcp
 	default:
 		return other
 	}
@@ -293,6 +296,8 @@ func TestTapTellsTrafficApart(t *testing.T) {
 	}
 	ip6 := append(make([]byte, 40), udp(5353, 5353, 0)...)
 	ip6[6] = unix.IPPROTO_UDP
+	tcp4 := ip4(20, udp(40000, 6084, 22))
+	tcp4[9] = unix.IPPROTO_TCP
 	for _, c := range []struct {
 		name  string
 		frame []byte
@@ -304,6 +309,7 @@ func TestTapTellsTrafficApart(t *testing.T) {
 		{"STUN", ethernet(0x0800, ip4(20, udp(40000, 40001, 1))...), ice},
 		{"STUN, with IP options", ethernet(0x0800, ip4(24, udp(40000, 40001, 1))...), ice},
 		{"DTLS", ethernet(0x0800, ip4(20, udp(6084, 40001, 22))...), dtls},
+		{"TCP", ethernet(0x0800, tcp4...), tcp},
 		{"ARP", ethernet(0x0806, make([]byte, 28)...), other},
 		{"SRTP", ethernet(0x0800, ip4(20, udp(40000, 40001, 128))...), other},
 		{"cut in the header", ethernet(0x0800, ip4(20, nil)[:12]...), other},
