@@ -80,26 +80,70 @@ func ReloadURI(id wire.NodeID, overlay string) string {
 	return fmt.Sprintf("reload://%02x%02x%s@%s/", byte(wire.DestNode), id.Len(), id, overlay)
 }
 
-// parseReloadURI is the strict inverse of ReloadURI.
-func parseReloadURI(uri string) (id wire.NodeID, overlay string, err error) {
+// URI is a reload URI: a peer, or with a Specifier a data value at it (RFC 6940 §14.15).
+type URI struct {
+	Destinations []wire.Destination // at least one
+	Overlay      string
+	Specifier    []byte // an encoded StoredDataSpecifier; nil for the peer itself
+}
+
+// maxURI bounds a reload URI in bytes.
+const maxURI = 2048
+
+// ParseURI reads a reload URI strictly: `"reload://" destination "@" overlay "/" [specifier]`.
+func ParseURI(uri string) (u URI, err error) {
 	const scheme = "reload://"
+	if len(uri) > maxURI {
+		return u, fmt.Errorf("reload URI of %d bytes: more than %d", len(uri), maxURI)
+	}
 	if len(uri) < len(scheme) || !strings.EqualFold(uri[:len(scheme)], scheme) {
-		return id, "", fmt.Errorf("URI %q: not a reload URI", uri)
+		return u, fmt.Errorf("URI %q: not a reload URI", uri)
 	}
 	dest, host, ok := strings.Cut(uri[len(scheme):], "@")
-	overlay, slash := strings.CutSuffix(host, "/")
+	overlay, specifier, slash := strings.Cut(host, "/")
 	if !ok || !slash {
-		return id, "", fmt.Errorf("reload URI %q: not destination@overlay/", uri)
+		return u, fmt.Errorf("reload URI %q: not destination@overlay/", uri)
 	}
+	if err := ValidateOverlayName(overlay); err != nil {
+		return u, fmt.Errorf("reload URI %q: %w", uri, err)
+	}
+	u.Overlay = overlay
 	b, err := hex.DecodeString(dest)
-	if err != nil {
-		return id, "", fmt.Errorf("reload URI %q: destination: %w", uri, err)
+	if err != nil || len(b) == 0 {
+		return u, fmt.Errorf("reload URI %q: destination not in hexadecimal", uri)
 	}
-	if len(b) < 2 || b[0] != byte(wire.DestNode) || int(b[1]) != len(b)-2 {
+	if u.Destinations, err = wire.ParseDestinations(b); err != nil {
+		return u, fmt.Errorf("reload URI %q: destination: %w", uri, err)
+	}
+	if specifier != "" {
+		if u.Specifier, err = hex.DecodeString(specifier); err != nil {
+			return u, fmt.Errorf("reload URI %q: specifier not in hexadecimal", uri)
+		}
+	}
+	return u, nil
+}
+
+// String writes the URI. A destination that cannot be encoded is left out; ParseURI returns none.
+func (u URI) String() string {
+	var b []byte
+	for _, d := range u.Destinations {
+		if next, err := d.AppendBinary(b); err == nil {
+			b = next
+		}
+	}
+	return fmt.Sprintf("reload://%x@%s/%x", b, u.Overlay, u.Specifier)
+}
+
+// parseReloadURI is the strict inverse of ReloadURI.
+func parseReloadURI(uri string) (id wire.NodeID, overlay string, err error) {
+	u, err := ParseURI(uri)
+	if err != nil {
+		return id, "", err
+	}
+	if len(u.Destinations) != 1 || u.Destinations[0].Type != wire.DestNode || u.Specifier != nil {
 		return id, "", fmt.Errorf("reload URI %q: not one destination of type node", uri)
 	}
-	id, err = wire.NodeIDFrom(b[2:])
-	return id, overlay, err
+	return u.Destinations[0].Node, u.Overlay, nil
 }
 
 // ValidateOverlayName checks that name is a DNS-legal host name in lower case, as RFC 6940 §6.3.2 wants it.
