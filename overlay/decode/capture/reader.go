@@ -94,7 +94,10 @@ func (r *Reader) Next() (Packet, error) {
 	for len(r.queue) == 0 {
 		data, info, err := r.source.ReadPacketData()
 		if errors.Is(err, io.EOF) {
-			return Packet{}, io.EOF
+			if info.CaptureLength == 0 {
+				return Packet{}, io.EOF
+			}
+			err = io.ErrUnexpectedEOF // a packet was announced
 		}
 		if err != nil {
 			return Packet{}, fmt.Errorf("%w: after packet %d: %w", ErrCapture, r.stats.Packets, err)
