@@ -46,7 +46,7 @@ type Attempt struct {
 	life       context.Context // of the agent and of what is built on it
 	end        context.CancelCauseFunc
 	closeAgent func()      // once: two at the same time end in a panic
-	handOver   func() bool // leaves the agent's end to a carrier
+	handOver   func() bool // leaves the release to a carrier, which says goodbye first
 
 	direct *direct // instead of agent and network in an overlay without ICE
 
@@ -118,11 +118,22 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 	}
 	a.agent = agent
 	a.closeAgent = sync.OnceFunc(func() { _ = agent.Close() })
+	a.live(a.closeAgent) // an agent not closed keeps goroutines and sockets
+	if err := a.gather(ctx); err != nil {
+		a.end(err)
+		return nil, err
+	}
+	return a, nil
+}
+
+// live begins the life of what the attempt owns; release is called when it ends, whatever becomes of the attempt.
+func (a *Attempt) live(release func()) {
+	t := a.t
 	a.life, a.end = context.WithCancelCause(t.ctx)
 	t.tasks.add()
-	stop := context.AfterFunc(a.life, func() { // whatever becomes of the attempt: an agent not closed keeps goroutines and sockets
+	stop := context.AfterFunc(a.life, func() {
 		defer t.tasks.done()
-		a.closeAgent()
+		release()
 	})
 	a.handOver = func() bool {
 		if !stop() {
@@ -131,11 +142,6 @@ func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 		t.tasks.done()
 		return true
 	}
-	if err := a.gather(ctx); err != nil {
-		a.end(err)
-		return nil, err
-	}
-	return a, nil
 }
 
 // Local is this side of the AttachReqAns, but for the role, which the sender of the request and of the answer set:

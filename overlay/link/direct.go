@@ -59,12 +59,7 @@ type direct struct {
 func (t *Transport) prepareDirect(context.Context) (*Attempt, error) {
 	d := &direct{t: t, network: &agentNet{Net: t.net, addresses: t.usable, stats: &t.stats.guard}}
 	a := &Attempt{t: t, network: d.network, direct: d}
-	a.life, a.end = context.WithCancelCause(t.ctx)
-	t.tasks.add()
-	context.AfterFunc(a.life, func() { // whatever becomes of the attempt
-		defer t.tasks.done()
-		d.close(nil)
-	})
+	a.live(func() { d.close(nil) })
 	for i, addr := range t.usable() {
 		a.loopback = a.loopback || addr.IsLoopback()
 		if err := d.open(a, addr, i); err != nil {
@@ -161,13 +156,17 @@ func (d *direct) connect(ctx context.Context, a *Attempt, remote wire.IceParamet
 	cancel()
 	d.close(r.port)
 	if r.port == nil {
-		return d.t.streamLink(r.sess, a.life, a.end, func() {}), 0, nil
+		c := d.t.streamLink(r.sess, a.life, a.end, func() {})
+		a.handOver()
+		return c, 0, nil
 	}
 	d.winner, d.remote = r.port, r.remote
 	r.port.keep(r.remote)
 	g := r.sess.guard
 	g.unplugLater(func() error { a.end(errGoodbye); return r.port.socket.Close() })
-	return d.t.newCarrier(r.sess, g.local, g.remote, a.life, a.end, func() {}), 0, nil
+	c := d.t.newCarrier(r.sess, g.local, g.remote, a.life, a.end, func() {})
+	a.handOver()
+	return c, 0, nil
 }
 
 // wanted is who is to be reached, what for, and where.

@@ -16,16 +16,18 @@ import (
 )
 
 // simulated makes transports on a simulated network, inside a bubble.
-func (m *mission) simulated(n *simnet.Network, last byte) *Transport {
+func (m *mission) simulated(n *simnet.Network, last byte) *Transport { return m.simulatedAs(n, last) }
+
+func (m *mission) simulatedAs(n *simnet.Network, last byte, change ...func(*Config)) *Transport {
 	addr := netip.AddrFrom4([4]byte{10, 0, 0, last})
 	h, err := n.Host(addr)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return m.transport(func(c *Config) {
+	return m.transport(append([]func(*Config){func(c *Config) {
 		c.Net, c.Port = h, 6084
 		c.Addresses = func() []netip.Addr { return []netip.Addr{addr} }
-	})
+	}}, change...)...)
 }
 
 func newNetwork(t testing.TB, cfg simnet.Config) *simnet.Network {
