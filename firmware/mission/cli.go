@@ -202,6 +202,56 @@ func (c RevokeCommand) Write(w io.Writer) error {
 	return err
 }
 
+// DocumentCommand is `fieldkit mission document FILE`.
+type DocumentCommand struct {
+	File string `arg:"" help:"Mission file." type:"existingfile"`
+}
+
+// Write prints the configuration document as it was signed, byte by byte: what any web server can hand out.
+func (c DocumentCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(m.Document().Raw())
+	return err
+}
+
+// MergeCommand is `fieldkit mission merge FILE OTHER`.
+type MergeCommand struct {
+	File  string `arg:"" help:"Mission file, with its root key." type:"existingfile"`
+	Other string `arg:"" help:"The other steward's mission file, or a configuration document." type:"existingfile"`
+}
+
+// Write changes the mission file and tells how it reaches the kits.
+func (c MergeCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	b, err := readFile(c.Other)
+	if err != nil {
+		return err
+	}
+	d, err := ident.ParseDocument(b, m.Overlay)
+	if err != nil {
+		o, e := Parse(b)
+		if e != nil {
+			return fmt.Errorf("%s: neither a configuration document (%w) nor a mission file (%w)", c.Other, err, e)
+		}
+		d = o.Document()
+	}
+	if m, err = m.Merge(d); err != nil {
+		return err
+	}
+	if err := m.Save(c.File); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "Configuration %d says what both said, and revokes %d kits. Give the file to any kit of the mission: the others learn it from there.\n",
+		m.Document().Sequence, len(m.Document().BadNodes))
+	return err
+}
+
 // HandsetAddCommand is `fieldkit handset add NAME`.
 type HandsetAddCommand struct {
 	Name    string `arg:"" help:"Whose handset it is."`

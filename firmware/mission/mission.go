@@ -439,6 +439,44 @@ func (m *Mission) WithDocument(d *ident.Document) (*Mission, error) {
 	return &c, c.check()
 }
 
+// Merge is the mission after two stewards signed different documents of which neither knew of the other
+// (docs/adr/0019): a new document with the next sequence that goes on from the one that superseded the other, and revokes
+// whom either revoked. It needs the root key.
+func (m *Mission) Merge(other *ident.Document) (*Mission, error) {
+	if other.Same(m.document) {
+		return nil, fmt.Errorf("%w: the same configuration", ErrInvalid)
+	}
+	// An older one, too, which WithDocument would refuse: what it revoked may be missing in the newer.
+	if err := other.Verify(m.document, m.trust, time.Time{}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	base, second := m.document, other
+	if config.Supersedes(base, second) {
+		base, second = second, base
+	}
+	d := *base
+	d.Sequence = ident.NextSequence(base.Sequence)
+	d.BadNodes = slices.Clone(base.BadNodes)
+	for _, id := range second.BadNodes {
+		if !slices.Contains(d.BadNodes, id) {
+			d.BadNodes = append(d.BadNodes, id)
+		}
+	}
+	a, err := m.Authority()
+	if err != nil {
+		return nil, err
+	}
+	s, err := signerOf(a, &d)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := d.Sign(s)
+	if err != nil {
+		return nil, err
+	}
+	return m.WithDocument(signed)
+}
+
 // Adopt is what a kit of mission m goes on with when it gets a newer file o of the same mission: o's accounts and
 // Wi-Fi, never its root key, and of the two configuration documents the one that supersedes the other, because a kit
 // may have learnt a newer one from its neighbours. It fails when o is of another mission.

@@ -151,3 +151,62 @@ func TestTieOfDocuments(t *testing.T) {
 		}
 	}
 }
+
+// "A steward can then merge": after the tie both revocations count, and everybody goes over to the result.
+func TestMergeOfDocuments(t *testing.T) {
+	m := must(New("relief", Options{}))
+	authority := must(m.Authority())
+	lost, stolen := must(authority.NewIdentity()), must(authority.NewIdentity())
+	a, b := must(m.Revoke(lost.NodeID())), must(m.Revoke(stolen.NodeID()))
+	for _, pair := range [][2]*Mission{{a, b}, {b, a}} {
+		merged := must(pair[0].Merge(pair[1].Document()))
+		d := merged.Document()
+		if d.Sequence != 3 || len(d.BadNodes) != 2 {
+			t.Errorf("sequence %d, %v", d.Sequence, d.BadNodes)
+		}
+		for _, kit := range []*Mission{a, b, m} {
+			if _, err := kit.WithoutRootKey().WithDocument(d); err != nil {
+				t.Errorf("refused by a kit with sequence %d: %v", kit.Document().Sequence, err)
+			}
+		}
+	}
+	if _, err := a.Merge(a.Document()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("with itself: %v", err)
+	}
+	if _, err := a.WithoutRootKey().Merge(b.Document()); !errors.Is(err, ErrNoRootKey) {
+		t.Errorf("without the root key: %v", err)
+	}
+	stranger := must(New("relief", Options{Overlay: m.Overlay}))
+	if _, err := a.Merge(stranger.Document()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a stranger's: %v", err)
+	}
+
+	t.Chdir(t.TempDir())
+	var out bytes.Buffer
+	for name, mission := range map[string]*Mission{"a.mission": a, "b.mission": b} {
+		if err := mission.Create(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (DocumentCommand{File: "b.mission"}).Write(&out); err != nil || !bytes.Equal(out.Bytes(), b.Document().Raw()) {
+		t.Errorf("the document is not printed as it is: %v", err)
+	}
+	if err := os.WriteFile("b.relo", out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (MergeCommand{File: "b.mission", Other: "a.mission"}).Write(&out); err != nil {
+		t.Error(err)
+	}
+	if err := (MergeCommand{File: "a.mission", Other: "b.relo"}).Write(&out); err != nil {
+		t.Error(err)
+	}
+	if got := must(Load("a.mission")).Document(); len(got.BadNodes) != 2 || got.Sequence != 3 {
+		t.Errorf("sequence %d, %v", got.Sequence, got.BadNodes)
+	}
+	if err := os.WriteFile("x", []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (MergeCommand{File: "a.mission", Other: "x"}).Write(&out); !errors.Is(err, ErrInvalid) {
+		t.Errorf("nonsense: %v", err)
+	}
+}

@@ -24,11 +24,8 @@ const (
 	NSRouteMode   = "urn:ietf:params:xml:ns:p2p:route-mode"
 )
 
-// MediaType and Extension are how a document travels as a file (RFC 6940 §14.16).
-const (
-	MediaType = "application/p2p-overlay+xml"
-	Extension = ".relo"
-)
+// MediaType is the type of a document as a file, whose name ends in .relo (RFC 6940 §14.16).
+const MediaType = "application/p2p-overlay+xml"
 
 // Topology plug-ins that a document may ask for (RFC 6940 §10, RFC 7363 §9.2).
 const (

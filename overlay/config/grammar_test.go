@@ -88,7 +88,7 @@ func TestWrittenDocumentsKeepTheGrammar(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"unknown element": {"<turn-density>", "<turn-densities>1</turn-densities><turn-density>"},
 		"twice":           {"<turn-density>", "<turn-density>1</turn-density><turn-density>"},
-		"no number":       {"<turn-density>0", "<turn-density>none"},
+		"no number":       {"<initial-ttl>16", "<initial-ttl>none"},
 		"Kind without":    {"<max-count>16</max-count>", ""},
 	} {
 		b := bytes.Replace(w.doc.Raw(), []byte(change[0]), []byte(change[1]), 1)

@@ -26,6 +26,9 @@ type commands struct {
 		Show   missionShow   `cmd:"" help:"Show what is in a mission file."`
 		Revoke missionRevoke `cmd:"" help:"Cut off a lost kit: no other kit believes it any more."`
 		Export missionExport `cmd:"" help:"Write a copy without the root key, for kits that are in."`
+
+		Document missionDocument `cmd:"" help:"Print the signed configuration document (.relo)."`
+		Merge    missionMerge    `cmd:"" help:"Bring together what two stewards signed without knowing of each other."`
 	} `cmd:"" help:"The mission that kits are flashed from."`
 	Handset struct {
 		Add  handsetAdd  `cmd:"" help:"Make a handset account and say what to type into the phone."`
@@ -62,16 +65,24 @@ type (
 	missionShow   struct{ mission.ShowCommand }
 	missionRevoke struct{ mission.RevokeCommand }
 	missionExport struct{ mission.ExportCommand }
-	handsetAdd    struct{ mission.HandsetAddCommand }
-	handsetList   struct{ mission.HandsetListCommand }
+
+	missionDocument struct{ mission.DocumentCommand }
+	missionMerge    struct{ mission.MergeCommand }
+
+	handsetAdd  struct{ mission.HandsetAddCommand }
+	handsetList struct{ mission.HandsetListCommand }
 )
 
 func (c missionNew) Run() error    { return c.Write(os.Stdout) }
 func (c missionShow) Run() error   { return c.Write(os.Stdout) }
 func (c missionRevoke) Run() error { return c.Write(os.Stdout) }
 func (c missionExport) Run() error { return c.Write(os.Stdout) }
-func (c handsetAdd) Run() error    { return c.Write(os.Stdout) }
-func (c handsetList) Run() error   { return c.Write(os.Stdout) }
+
+func (c missionDocument) Run() error { return c.Write(os.Stdout) }
+func (c missionMerge) Run() error    { return c.Write(os.Stdout) }
+
+func (c handsetAdd) Run() error  { return c.Write(os.Stdout) }
+func (c handsetList) Run() error { return c.Write(os.Stdout) }
 
 type labCommand struct {
 	Kits   int           `help:"How many kits, 1 to 16." default:"3"`
