@@ -105,6 +105,26 @@ func (n *Node) RouteQuery(ctx context.Context, id wire.NodeID, dest wire.Destina
 	}, nil)
 }
 
+// MayAsk are the dMFlags (RFC 7851 §5.3) of everything that the document lets this node ask others for.
+func (n *Node) MayAsk() uint64 { return peer.MayAsk(n.cfg.Document, n.ID()) }
+
+// PathTrack follows the way of a message to dest (RFC 7851 §4.3), hop by hop: each is asked where it would send the
+// message on to, and for the diagnostics in flags, see MayAsk. The hops that answered are returned also with an error;
+// the last is the responsible one if there is none. A hop that refuses what is asked ends it with Error_Forbidden.
+func (n *Node) PathTrack(ctx context.Context, dest wire.Destination, flags uint64) ([]PathHop, error) {
+	return operation(ctx, n, func(now time.Time, done func([]PathHop, error)) *peer.Call {
+		return n.peer.PathTrack(now, dest, flags, done)
+	}, nil)
+}
+
+// PingDiagnostics is Ping that asks for the diagnostics in flags, too (RFC 7851 §4.2). A node that does not know of
+// diagnostics answers without.
+func (n *Node) PingDiagnostics(ctx context.Context, flags uint64, dest ...wire.Destination) (PathHop, error) {
+	return operation(ctx, n, func(now time.Time, done func(PathHop, error)) *peer.Call {
+		return n.peer.PingDiagnostics(now, dest, flags, done)
+	}, nil)
+}
+
 // AppAttach opens a connection for an application to a node (RFC 6940 §6.5.2). When both sides try at the
 // same time, the rule of §6.5.1.2 decides, and the one whose attempt was given up gets ErrInProgress: the
 // connection comes to its handler instead, see HandleApp.

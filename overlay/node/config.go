@@ -31,6 +31,8 @@ type (
 	Fetched = peer.Fetched
 	// Pong is the answer to a Ping.
 	Pong = peer.Pong
+	// PathHop is one peer on the way to a destination.
+	PathHop = peer.PathHop
 	// Stranger is a kit that was refused, because its certificate or signature is not of this mission.
 	Stranger = peer.Stranger
 	// Seen is a kit that discovery sees.
@@ -44,6 +46,7 @@ var (
 	ErrClosed     = peer.ErrClosed
 	ErrInProgress = peer.ErrInProgress // Attach and AppAttach glare
 	ErrTooLarge   = peer.ErrTooLarge
+	ErrPath       = peer.ErrPath      // PathTrack's: a way that leads nowhere
 	ErrNoClients  = peer.ErrNoClients // the document has clients-permitted false
 )
 
@@ -74,6 +77,10 @@ type Config struct {
 	// NewDocument is told of a newer, correctly signed document that a ConfigUpdate brought, of each one
 	// once. The running node keeps its own until it is made anew with it. Called from a goroutine of its own.
 	NewDocument func(doc *ident.Document)
+
+	// Diagnostics is asked for what a peer does not know of its surroundings (RFC 7851 §5.3), such as the software
+	// version, when somebody asks who may. It is called by the loop and must not take time. nil knows nothing.
+	Diagnostics func(kind wire.DiagnosticKind) (wire.DiagnosticValue, bool)
 
 	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
 	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.

@@ -118,7 +118,7 @@ func (s *answers) drop(r *request) {
 // repeatable reports whether a request may simply be processed again.
 func repeatable(c wire.MessageCode) bool {
 	switch c {
-	case wire.PingReq, wire.ProbeReq, wire.FetchReq, wire.StatReq, wire.FindReq, wire.RouteQueryReq:
+	case wire.PingReq, wire.ProbeReq, wire.FetchReq, wire.StatReq, wire.FindReq, wire.RouteQueryReq, wire.PathTrackReq:
 		return true
 	}
 	return false
@@ -199,6 +199,7 @@ func (p *Peer) respond(r *request, m *wire.Message, err error) {
 	}
 	p.ans.keep(r, m, p.now)
 	p.count.Answers++
+	p.traffic.byCode[p.traffic.slot(m.Code)].sent++
 	p.sendAnswer(r, m, rest)
 }
 
@@ -206,7 +207,7 @@ func (p *Peer) sendAnswer(r *request, m *wire.Message, rest []byte) {
 	h := m.Header
 	h.Dest = p.wayBack(r)
 	if r.from == nil {
-		p.soon(func() { p.route(&arrival{h, rest, nil}) })
+		p.soon(func() { p.route(&arrival{Header: h, rest: rest}) })
 		return
 	}
 	to := r.from

@@ -106,6 +106,10 @@ type Config struct {
 	// at once; *ident.Trust does. nil takes none.
 	Kinds config.Verifier
 
+	// Diagnostics is asked for what a Peer does not know of its surroundings (RFC 7851 §5.3), such as the software
+	// version, when somebody asks who may. It is called by the owner and must not take time. nil knows nothing.
+	Diagnostics func(kind wire.DiagnosticKind) (wire.DiagnosticValue, bool)
+
 	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
 	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.
 	Client bool

@@ -7,6 +7,7 @@ type Counters struct {
 	Malformed, WrongOverlay, WrongVersion, TooLarge uint64
 	TTLExceeded, Unroutable, UnknownOption          uint64
 	BadSignature, WrongResponder, Unmatched         uint64
+	PathFaults                                      uint64 // diagnostic messages that were answered instead of forwarded
 	ClientsRefused                                  uint64
 	Compressed                                      uint64 // Via Lists
 	Refused, Duplicates, Unencodable, NotDirect     uint64

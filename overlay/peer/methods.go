@@ -55,6 +55,8 @@ func (p *Peer) request(r *request) {
 		p.updateRequest(r)
 	case wire.RouteQueryReq:
 		p.routeQueryRequest(r)
+	case wire.PathTrackReq:
+		p.pathTrackRequest(r)
 	case wire.StoreReq:
 		p.storeRequest(r)
 	case wire.FetchReq:
@@ -104,7 +106,31 @@ func (p *Peer) pingRequest(r *request) {
 		p.fail(r, wire.ErrorInvalidMessage, "Ping")
 		return
 	}
-	p.reply(r, wire.PingAnswer{ResponseID: p.rng.Uint64(), Time: uint64(max(p.now.UnixMilli(), 0))}, nil)
+	var more []wire.Extension
+	if e := r.Extension(wire.ExtensionDiagnosticPing); e != nil {
+		q, err := wire.ParseDiagnosticsRequest(e.Data)
+		if err != nil {
+			p.fail(r, wire.ErrorInvalidMessage, "DiagnosticsRequest")
+			return
+		}
+		d, code := p.diagnostics(r, &q)
+		if code != 0 {
+			p.fail(r, code, "")
+			return
+		}
+		data, err := d.AppendBinary(nil)
+		if err != nil {
+			p.unencodable(r)
+			return
+		}
+		more = append(more, wire.Extension{Type: wire.ExtensionDiagnosticPing, Data: data})
+	}
+	b, err := wire.PingAnswer{ResponseID: p.rng.Uint64(), Time: milliseconds(p.now)}.AppendBinary(nil)
+	if err != nil {
+		p.unencodable(r)
+		return
+	}
+	p.answerWith(r, wire.PingAns, b, nil, more)
 }
 
 // probeRequest is RFC 6940 §6.4.2.5.2: a peer "MUST NOT return values not asked for", each asked-for one once.
@@ -213,14 +239,15 @@ func (p *Peer) updateRequest(r *request) {
 	p.tell(chord.UpdateReceived{From: r.peer.NodeID, Update: u})
 }
 
-// routeQueryRequest is RFC 6940 §6.4.2.4. Opaque IDs are not answered for: this node has none.
+// routeQueryRequest is RFC 6940 §6.4.2.4, and §10.8: "the single Node-ID of the next peer to which the responding peer
+// would have routed the request message in recursive routing".
 func (p *Peer) routeQueryRequest(r *request) {
 	q, err := wire.ParseRouteQueryRequest(r.Body)
 	if err != nil {
 		p.fail(r, wire.ErrorInvalidMessage, "RouteQuery")
 		return
 	}
-	hop := p.chord.NextHop(q.Destination)
+	hop := p.nextHop(q.Destination)
 	switch {
 	case hop.Local:
 		p.reply(r, wire.RouteQueryAnswer{NextPeer: p.cfg.ID}, nil)

@@ -44,6 +44,7 @@ type Peer struct {
 	kinds   *kindSet
 	updates updates
 	count   Counters
+	traffic traffic
 	closing bool
 }
 

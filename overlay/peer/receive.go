@@ -10,8 +10,9 @@ import (
 // the header, and the link it came by (nil: this node's own).
 type arrival struct {
 	wire.Header
-	rest []byte
-	from *link
+	rest  []byte
+	from  *link
+	named bool // this node was in the Destination List
 }
 
 // isRequest reports whether this is a request, or the beginning of one. A source-routed probe may
@@ -32,13 +33,14 @@ func (a *arrival) code() wire.MessageCode {
 // receive is RFC 6940 §6.1 for bytes that came by a link.
 func (p *Peer) receive(from *link, b []byte) {
 	from.heard = p.now
+	p.traffic.received.add(p.now, len(b))
 	c := &p.count
 	if len(b) > int(p.params.maxMessage) {
 		// RFC 6940 §6.6: a message larger than the maximum is answered with Error_Message_Too_Large
 		// and the connection closed.
 		c.TooLarge++
 		if h, rest, err := wire.ParseHeader(b); err == nil {
-			p.refuse(&arrival{h, rest, from}, wire.ErrorMessageTooLarge, "")
+			p.refuse(&arrival{Header: h, rest: rest, from: from}, wire.ErrorMessageTooLarge, "")
 		}
 		p.dropLink(from, "message above the maximum size")
 		return
@@ -48,7 +50,7 @@ func (p *Peer) receive(from *link, b []byte) {
 		c.Malformed++
 		return
 	}
-	a := &arrival{h, rest, from}
+	a := &arrival{Header: h, rest: rest, from: from}
 	switch {
 	case h.Overlay != p.params.overlay:
 		c.WrongOverlay++
@@ -105,7 +107,7 @@ func (p *Peer) route(a *arrival) {
 					p.deliver(a)
 					return
 				}
-				a.Dest = a.Dest[1:]
+				a.Dest, a.named = a.Dest[1:], true
 				continue
 			}
 			// Where this node is responsible for the Node-ID, forward finds no way but to a node that is
@@ -159,6 +161,10 @@ func (p *Peer) linkTo(d wire.Destination) *link {
 // forward is RFC 6940 §6.1.2.
 func (p *Peer) forward(a *arrival) {
 	c := &p.count
+	to := p.linkTo(a.Dest[0])
+	if p.diagnose(a, to) {
+		return
+	}
 	if a.TTL == 0 {
 		// "If a received message has a TTL of 0 and the message is not destined for the receiving
 		// node, then the message MUST NOT be propagated further" (§6.3.2)
@@ -174,7 +180,6 @@ func (p *Peer) forward(a *arrival) {
 			return
 		}
 	}
-	to := p.linkTo(a.Dest[0])
 	if to == nil || to == a.from || p.cfg.Client && a.from != nil { // a client routes for nobody (§4.2)
 		c.Unroutable++
 		return
@@ -226,6 +231,7 @@ func (p *Peer) transmit(to *link, h *wire.Header, rest []byte) {
 			return
 		}
 		c.Sent++
+		p.traffic.sent.add(p.now, len(part))
 	}
 	to.sent = p.now
 }
@@ -302,6 +308,7 @@ func (p *Peer) verified(from *link, m *wire.Message, v verdict) {
 		p.noteStranger(from, v.err)
 		return
 	}
+	p.traffic.byCode[p.traffic.slot(m.Code)].received++
 	if m.Code.IsRequest() {
 		p.request(&request{Message: m, from: from, peer: v.peer, body: v.body})
 		return

@@ -111,6 +111,7 @@ func (p *Peer) begin(t *transaction) error {
 	}
 	p.txns[t.msg.TransactionID] = t
 	p.count.Requests++
+	p.traffic.byCode[p.traffic.slot(t.msg.Code)].sent++
 	p.resend(t)
 	return nil
 }
@@ -132,7 +133,7 @@ func (p *Peer) resend(t *transaction) {
 		d := t.msg.Dest[0]
 		if p.isLocal(d) {
 			h := t.msg.Header
-			p.soon(func() { p.route(&arrival{h, t.rest, nil}) })
+			p.soon(func() { p.route(&arrival{Header: h, rest: t.rest}) })
 			return
 		}
 		to = p.linkTo(d)
