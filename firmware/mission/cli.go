@@ -172,7 +172,11 @@ func (c ExportCommand) Write(w io.Writer) error {
 	if err := m.WithoutRootKey().Create(c.Out); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "Mission %q written to %s without its root key: kits that are in take accounts and revocations from it, and nobody gets in by it.\n", m.Name, c.Out)
+	in := "nobody gets in by it"
+	if m.Document().SelfSigned {
+		in = "new kits get in by it as well, because they make their own certificates"
+	}
+	_, err = fmt.Fprintf(w, "Mission %q written to %s without its root key: kits that are in take accounts and revocations from it, and %s.\n", m.Name, c.Out, in)
 	return err
 }
 

@@ -201,6 +201,20 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
+// A board without a clock starts in 1970, and enrols all the same.
+func TestEnrolWithoutAClock(t *testing.T) {
+	w := newWorld(t)
+	w.mu.Lock()
+	w.clock = time.Unix(100, 0)
+	w.mu.Unlock()
+	if _, err := w.enrol("kit-7", nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.client.Configuration(context.Background(), overlay, w.https.URL+WellKnown, w.doc); err != nil {
+		t.Error(err)
+	}
+}
+
 // "Certificate processing errors SHOULD result in an HTTP return code of 403 Forbidden, along with a body of type
 // "text/plain" and body that consists of one of the tokens".
 func TestEnrolRefused(t *testing.T) {

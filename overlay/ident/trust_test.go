@@ -162,15 +162,23 @@ func TestCertificatesThatAreRefused(t *testing.T) {
 	}
 	good := ReloadURI(w.kit.NodeID(), testOverlay)
 	for name, change := range map[string]func(f *forgery){
-		"another mission's root":                func(f *forgery) { f.parent, f.signer = other.root.cert, other.root.key },
-		"the root's name, but not its key":      func(f *forgery) { f.signer = must(NewKey()); f.parent = asOwn(f.parent, f.signer) },
-		"a subject":                             func(f *forgery) { f.tmpl.Subject = pkix.Name{CommonName: "x"} },
-		"another kit's Node-ID":                 func(f *forgery) { f.uri = good },
-		"another overlay's name":                func(f *forgery) { f.overlay = "beta.mission.home.arpa" },
-		"a Node-ID of another length":           func(f *forgery) { f.length = 20 },
-		"no user name":                          func(f *forgery) { f.user = "" },
-		"two user names":                        func(f *forgery) { f.extra([]byte{0x81}, "c@d") },
-		"two Node-IDs":                          func(f *forgery) { f.extra([]byte{0x86}, f.ownURI()) },
+		"another mission's root":           func(f *forgery) { f.parent, f.signer = other.root.cert, other.root.key },
+		"the root's name, but not its key": func(f *forgery) { f.signer = must(NewKey()); f.parent = asOwn(f.parent, f.signer) },
+		"a subject":                        func(f *forgery) { f.tmpl.Subject = pkix.Name{CommonName: "x"} },
+		"another kit's Node-ID":            func(f *forgery) { f.uri = good },
+		"another overlay's name":           func(f *forgery) { f.overlay = "beta.mission.home.arpa" },
+		"a Node-ID of another length":      func(f *forgery) { f.length = 20 },
+		"no user name":                     func(f *forgery) { f.user = "" },
+		"two user names":                   func(f *forgery) { f.extra([]byte{0x81}, "c@d") },
+		"two Node-IDs":                     func(f *forgery) { f.extra([]byte{0x86}, f.ownURI()) },
+		"seventeen Node-IDs": func(f *forgery) {
+			f.san = general([]byte{0x81}, f.user)
+			for range MaxNodeIDs + 1 {
+				f.san = append(f.san, general([]byte{0x86}, ReloadURI(must(RandomNodeID(16)), testOverlay))...)
+			}
+		},
+		"its own Node-ID and another kit's":     func(f *forgery) { f.extra([]byte{0x86}, good) },
+		"the Node-ID of nobody":                 func(f *forgery) { f.uri = ReloadURI(wire.WildcardNodeID(16), testOverlay) },
 		"a DNS name besides":                    func(f *forgery) { f.extra([]byte{0x82}, "a.example") },
 		"an IP address besides":                 func(f *forgery) { f.extra([]byte{0x87}, string(net.IPv4(10, 0, 0, 1).To4())) },
 		"an otherName that crypto/x509 ignores": func(f *forgery) { f.extra([]byte{0xa0}, "\x06\x01\x2a\xa0\x02\x05\x00") },
