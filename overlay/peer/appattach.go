@@ -125,7 +125,7 @@ func (p *Peer) connectApp(try Attempt, remote wire.IceParameters, peer wire.Node
 		switch {
 		case err != nil:
 			conn, err = nil, fmt.Errorf("AppAttach connection to %s: %w", peer, err)
-		case conn.Peer().NodeID != peer:
+		case !holds(conn.Peer(), peer):
 			// "the responding Peer MUST present a certificate with a Node-ID matching the terminal entry in the
 			// destination list. Otherwise, the connection MUST NOT be used and MUST be closed." (RFC 7904 §5.1)
 			p.cfg.Env.Discard(conn)

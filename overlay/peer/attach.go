@@ -154,11 +154,11 @@ func (p *Peer) connect(a *attach, try Attempt, remote wire.IceParameters, sendUp
 		p.alarms.stop(timer)
 		a.cancel = nil
 		if err == nil {
-			if got := l.Peer().NodeID; got != a.peer {
+			if !holds(l.Peer(), a.peer) {
 				_ = l.Close()
-				err = fmt.Errorf("attach to %s reached %s", a.peer, got)
+				err = fmt.Errorf("attach to %s reached %s", a.peer, l.Peer().NodeID)
 			} else {
-				p.addLink(l, true, a.outgoing, sendUpdate)
+				p.addLink(l, a.peer, true, a.outgoing, sendUpdate)
 			}
 		}
 		p.endAttach(a, err)

@@ -88,6 +88,7 @@ func IsRemote(err error, code wire.ErrorCode) bool {
 // Config is what New needs. ID, Document, Env, Crypto and Rand are required.
 type Config struct {
 	ID       wire.NodeID
+	Others   []wire.NodeID   // further Node-IDs of the peer's certificate: what is sent to them arrives, too
 	Document *ident.Document // the signed overlay configuration document in force
 	Env      Env
 	Crypto   Crypto

@@ -236,7 +236,7 @@ func (p *Peer) pathTrackRequest(r *request) {
 func (p *Peer) nextHop(d wire.Destination) chord.Hop {
 	if d.Type == wire.DestNode {
 		switch {
-		case d.Node == p.cfg.ID || d.Node.IsWildcard():
+		case p.isSelf(d.Node) || d.Node.IsWildcard():
 			return chord.Hop{Local: true}
 		case p.conns.best(d.Node) != nil:
 			return chord.Hop{Via: d.Node}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
 
@@ -14,6 +15,7 @@ type link struct {
 	peer      wire.NodeID
 	attached  bool // made by Attach; else a bootstrap link
 	dialled   bool // this side was the initiator (offerer)
+	unsaid    bool // its certificate has several Node-IDs, and no Attach has said which
 	since     time.Time
 	heard     time.Time
 	sent      time.Time
@@ -83,9 +85,13 @@ func better(self wire.NodeID, a, b *link) bool {
 	return a.since.After(b.since)
 }
 
-// addLink takes in a new link. sendUpdate is the flag of the peer's Attach.
-func (p *Peer) addLink(conn Link, attached, dialled, sendUpdate bool) {
-	peer := conn.Peer().NodeID
+// holds reports whether a certificate is one for a Node-ID.
+func holds(p *ident.Peer, id wire.NodeID) bool {
+	return p.NodeID == id || slices.Contains(p.NodeIDs, id)
+}
+
+// addLink takes in a new link to a peer, whose certificate holds that Node-ID. sendUpdate is the flag of the peer's Attach.
+func (p *Peer) addLink(conn Link, peer wire.NodeID, attached, dialled, sendUpdate bool) {
 	c := &p.count
 	list := p.conns.byPeer[peer]
 	if p.closing || peer == p.cfg.ID || p.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
@@ -94,7 +100,7 @@ func (p *Peer) addLink(conn Link, attached, dialled, sendUpdate bool) {
 		return
 	}
 	k := &link{
-		conn: conn, peer: peer, attached: attached, dialled: dialled, since: p.now, heard: p.now, sent: p.now,
+		conn: conn, peer: peer, attached: attached, unsaid: !attached && len(conn.Peer().NodeIDs) > 1, dialled: dialled, since: p.now, heard: p.now, sent: p.now,
 		errors: NewBucket(errorRate, errorBurst, p.now),
 	}
 	k.look = func() { p.watchLink(k) }

@@ -113,6 +113,11 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 // ID is the peer's Node-ID.
 func (p *Peer) ID() wire.NodeID { return p.cfg.ID }
 
+// isSelf reports whether a Node-ID is this peer's.
+func (p *Peer) isSelf(id wire.NodeID) bool {
+	return id == p.cfg.ID || len(p.cfg.Others) > 0 && slices.Contains(p.cfg.Others, id)
+}
+
 // enter begins a turn, unless this is a call from within one, and reports whether it did.
 func (p *Peer) enter(now time.Time) bool {
 	if p.turn {
@@ -204,7 +209,7 @@ func (p *Peer) work(q Queue, job func() func()) bool {
 // LinkUp takes in a bootstrap link that a neighbour opened (RFC 6940 §11.4).
 func (p *Peer) LinkUp(now time.Time, l Link) {
 	began := p.enter(now)
-	p.addLink(l, false, false, false)
+	p.addLink(l, l.Peer().NodeID, false, false, false)
 	p.leave(began)
 }
 
@@ -295,7 +300,20 @@ func (c *connections) all() (list []*link) {
 
 // find is the entry of a link in the Connection Table.
 func (c *connections) find(l Link) *link {
-	for _, k := range c.byPeer[l.Peer().NodeID] {
+	of := l.Peer()
+	if k := c.of(of.NodeID, l); k != nil || len(of.NodeIDs) < 2 {
+		return k
+	}
+	for _, id := range of.NodeIDs {
+		if k := c.of(id, l); k != nil {
+			return k
+		}
+	}
+	return nil
+}
+
+func (c *connections) of(id wire.NodeID, l Link) *link {
+	for _, k := range c.byPeer[id] {
 		if k.conn == l {
 			return k
 		}

@@ -63,6 +63,12 @@ func (p *Peer) receive(from *link, b []byte) {
 		// initial-ttl … MUST discard the message and send an Error_TTL_Exceeded error" (§6.3.2)
 		c.TTLExceeded++
 		p.refuse(a, wire.ErrorTTLExceeded, "")
+	case from.unsaid && a.isRequest() && a.code() != wire.PingReq && a.code() != wire.AttachReq:
+		// "If a node with a certificate with multiple Node-IDs attempts to route a message other than a Ping or Attach
+		// through a node without performing an Attach, the receiving node MUST reject the request with an
+		// Error_Forbidden error." (§6.1.2)
+		c.NotDirect++
+		p.refuse(a, wire.ErrorForbidden, "Attach first")
 	default:
 		p.route(a)
 	}
@@ -102,7 +108,7 @@ func (p *Peer) route(a *arrival) {
 			case d.Node.IsWildcard():
 				p.deliver(a) // "A message with a wildcard Node-ID as its first entry is never forwarded"
 				return
-			case d.Node == p.cfg.ID:
+			case p.isSelf(d.Node):
 				if last {
 					p.deliver(a)
 					return

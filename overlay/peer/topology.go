@@ -232,7 +232,10 @@ func (p *Peer) dialled(id wire.NodeID, addrs []netip.AddrPort, l Link, err, errs
 	}
 	p.disc.dials--
 	got := l.Peer().NodeID
-	p.addLink(l, false, true, false)
+	if holds(l.Peer(), id) {
+		got = id
+	}
+	p.addLink(l, got, false, true, false)
 	if got != id { // another kit of the mission has the address now
 		p.tell(chord.BootstrapFailed{ID: id})
 	}

@@ -149,7 +149,7 @@ func (p *Peer) resend(t *transaction) {
 func (p *Peer) isLocal(d wire.Destination) bool {
 	switch d.Type {
 	case wire.DestNode:
-		return d.Node == p.cfg.ID || d.Node.IsWildcard()
+		return p.isSelf(d.Node) || d.Node.IsWildcard()
 	case wire.DestResource:
 		return p.chord.NextHop(d).Local
 	}
