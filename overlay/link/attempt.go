@@ -234,7 +234,7 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	if s, ok := a.agent.GetSelectedCandidatePairStats(); ok {
 		rtt = time.Duration(s.CurrentRoundTripTime * float64(time.Second))
 	}
-	g := newGuard(path.Write, func() error { a.end(errGoodbye); return nil }, path.LocalAddr(), path.RemoteAddr(), &a.t.stats.guard)
+	g := a.t.newGuard(path.Write, func() error { a.end(errGoodbye); return nil }, path.LocalAddr(), path.RemoteAddr())
 	a.t.tasks.run(func() { a.pump(path, g) })
 	s, err := a.t.establish(ctx, handshake{
 		guard: g, client: !offerer, peer: peer, interval: flightInterval(rtt), srtp: srtp, proven: true,

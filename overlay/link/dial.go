@@ -107,7 +107,7 @@ func (t *Transport) bootstrapUDP(ctx context.Context, addr netip.AddrPort) (*Con
 	if !local.IsUnspecified() && !t.mayBeFrom(local, addr.Addr()) { // the kernel would send it from the handset side
 		return nil, errors.Join(fmt.Errorf("%w: packets to %v leave from %v", ErrNoAddress, addr, local), socket.Close())
 	}
-	d := &dialed{socket: socket, stats: &t.stats.guard}
+	d := &dialed{socket: socket}
 	t.tasks.run(d.receive)
 	var s *session
 	for range maxRestarts + 1 {
@@ -140,7 +140,7 @@ func (t *Transport) tryBootstrap(ctx context.Context, d *dialed) (*session, erro
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var again atomic.Bool
-	g := newGuard(nil, nil, d.socket.LocalAddr(), d.socket.RemoteAddr(), d.stats)
+	g := t.newGuard(nil, nil, d.socket.LocalAddr(), d.socket.RemoteAddr())
 	g.verify = func(cookie []byte) {
 		if isAgainCookie(cookie) {
 			again.Store(true)
@@ -169,7 +169,6 @@ func (t *Transport) tryBootstrap(ctx context.Context, d *dialed) (*session, erro
 // dialed is the socket of one Bootstrap; its datagrams go to the guard of the handshake under way.
 type dialed struct {
 	socket transport.UDPConn
-	stats  *guardStats
 	guard  atomic.Pointer[guard]
 }
 

@@ -91,7 +91,7 @@ func (d *direct) open(a *Attempt, addr netip.Addr, i int) error {
 		}
 		s, err := d.network.ListenUDP(network, &net.UDPAddr{IP: addr.AsSlice()})
 		if err == nil {
-			p := &directPort{socket: s.(*agentSocket), peers: make(map[netip.AddrPort]*directPeer)}
+			p := &directPort{t: d.t, socket: s.(*agentSocket), peers: make(map[netip.AddrPort]*directPeer)}
 			d.ports = append(d.ports, p)
 			offer(wire.LinkDTLSUDPSRNoICE, s.LocalAddr(), 1<<16-1)
 		}
@@ -405,6 +405,7 @@ func (d *direct) mediaOf(app *AppConn) error {
 
 // directPort is one UDP socket of an attempt: it tells far ends apart by address.
 type directPort struct {
+	t      *Transport
 	socket *agentSocket
 
 	mu      sync.Mutex // a leaf; held for map operations only
@@ -476,7 +477,7 @@ func (p *directPort) knock(from netip.AddrPort, knocked func(*guard, netip.AddrP
 
 func (p *directPort) newGuard(to netip.AddrPort) *guard {
 	addr := net.UDPAddrFromAddrPort(to)
-	return newGuard(func(b []byte) (int, error) { return p.socket.WriteTo(b, addr) }, nil, p.socket.LocalAddr(), addr, p.socket.stats)
+	return p.t.newGuard(func(b []byte) (int, error) { return p.socket.WriteTo(b, addr) }, nil, p.socket.LocalAddr(), addr)
 }
 
 // admit takes on handshakes of others from now on.

@@ -80,7 +80,6 @@ func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {
 		cfg.CustomCipherSuites = suite.Only(suite.PSK, secrets)
 		cfg.PSK = func([]byte) ([]byte, error) { return secret, nil }
 		cfg.PSKIdentityHint = []byte(pskIdentity) // the client's identity; as server's hint RFC 5489 §2 wants the field
-		h.guard.psk = true
 	}
 	if h.srtp {
 		cfg.SRTPProtectionProfiles = srtpProfiles

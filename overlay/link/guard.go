@@ -74,6 +74,13 @@ func newGuard(write func([]byte) (int, error), unplug func() error, local, remot
 	return g
 }
 
+// newGuard is a guard by the transport's rules.
+func (t *Transport) newGuard(write func([]byte) (int, error), unplug func() error, local, remote net.Addr) *guard {
+	g := newGuard(write, unplug, local, remote, &t.stats.guard)
+	g.psk = t.cfg.SharedSecret != nil
+	return g
+}
+
 // deliver filters one received datagram in place and queues what is left of it.
 func (g *guard) deliver(b []byte) {
 	if len(b) > maxDatagram {

@@ -212,10 +212,10 @@ func (l *listener) open(s packetSocket, from netip.AddrPort, to localAddr, now t
 	proven = proven && now.Before(until)
 	delete(l.proven, from)
 	sess := &bootstrapSession{proven: proven, shaking: true}
-	sess.guard = newGuard(
+	sess.guard = l.t.newGuard(
 		func(b []byte) (int, error) { return s.write(b, from, to) },
 		func() error { l.drop(from, sess); return nil },
-		net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr, l.port)), net.UDPAddrFromAddrPort(from), &l.t.stats.guard,
+		net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr, l.port)), net.UDPAddrFromAddrPort(from),
 	)
 	l.sessions[from] = sess
 	l.shaking++

@@ -18,9 +18,12 @@ import (
 // depend on that (RFC 6940 §6.4.2.1). So both ends send first of all a Ping, signed like any message, whose padding only
 // this handshake could have given (docs/adr/0015).
 const (
-	proofLabel = "EXPERIMENTAL fieldkit link proof" // RFC 5705 §4: such labels need no registration
-	proofLen   = 32
-	maxEarly   = 8 // messages of a far end that was done before us
+	// RFC 5705 §4: labels that begin so need no registration.
+	clientProof = "EXPERIMENTAL fieldkit link proof of the client"
+	serverProof = "EXPERIMENTAL fieldkit link proof of the server"
+	proofLen    = 32
+
+	maxEarly = 8 // messages of a far end that was done before us
 
 	pskIdentity = "reload"
 )
@@ -41,11 +44,11 @@ func (t *Transport) establish(ctx context.Context, h handshake) (*session, error
 // proofOf is the padding of one end's proof on this session. It differs by end, so that none can be sent back, and by
 // handshake: with ECDHE and the extended master secret (RFC 7627) no member can make two handshakes that agree.
 func (s *session) proofOf(client bool) ([]byte, error) {
-	side := "server"
+	label := serverProof
 	if client {
-		side = "client"
+		label = clientProof
 	}
-	return s.secrets.Export(proofLabel, []byte(side), proofLen)
+	return s.secrets.Export(label, nil, proofLen)
 }
 
 // proofMessage is this end's proof.
