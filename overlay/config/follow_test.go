@@ -225,6 +225,8 @@ func TestHostileDocuments(t *testing.T) {
 			return s
 		}() + `/>`),
 		"one long attribute":   document(root + `<a b="` + strings.Repeat("x", MaxDocument) + `"/>`),
+		"an undeclared prefix": document(root + "<y:a/>"),
+		"one of an attribute":  document(root + `<a y:b=""/>`),
 		"unclosed":             document(root + "<a>"),
 		"an undeclared entity": document(root + "&b;"),
 		"not UTF-8":            document(root + "<a>\xff\xfe</a>"),

@@ -153,6 +153,10 @@ func (w *xmlWriter) attributes(d *Document) string {
 
 func (w *xmlWriter) foreignAttributes(b *strings.Builder, f foreign) {
 	for i, a := range f.attrs {
+		if a.Name.Space == nsXML {
+			fmt.Fprintf(b, ` xml:%s="%s"`, a.Name.Local, escape(a.Value))
+			continue
+		}
 		fmt.Fprintf(b, ` xmlns:ext%[1]d="%[2]s" ext%[1]d:%[3]s="%[4]s"`, i, escape(a.Name.Space), a.Name.Local, escape(a.Value))
 	}
 }

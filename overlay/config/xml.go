@@ -95,6 +95,37 @@ func (e *xmlNode) declared() map[string]string {
 	return m
 }
 
+// nsXML is what the prefix xml always means; no other prefix may (Namespaces in XML 1.0, §3).
+const nsXML = "http://www.w3.org/XML/1998/namespace"
+
+// prefixesDeclared refuses names with a prefix that means nothing. The decoder leaves such a prefix where the namespace
+// should be.
+func (e *xmlNode) prefixesDeclared() error {
+	names := []xml.Name{e.name}
+	for _, a := range e.attr {
+		if a.Name.Space != "xmlns" {
+			names = append(names, a.Name)
+		}
+	}
+	for _, n := range names {
+		if n.Space != "" && n.Space != nsXML && !e.inScope(n.Space) {
+			return fmt.Errorf("XML: prefix %.80q of %.80q is not declared", n.Space, n.Local)
+		}
+	}
+	return nil
+}
+
+func (e *xmlNode) inScope(uri string) bool {
+	for ; e != nil; e = e.parent {
+		for _, a := range e.attr {
+			if a.Value == uri && (a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func uniqueAttributes(attrs []xml.Attr) error {
 	if len(attrs) > maxAttributes {
 		return fmt.Errorf("XML: more than %d attributes of one element", maxAttributes)
@@ -144,6 +175,9 @@ func parseXML(b []byte) (*xmlNode, error) {
 				root = e
 			default:
 				return nil, errors.New("XML: two root elements")
+			}
+			if err := e.prefixesDeclared(); err != nil {
+				return nil, err
 			}
 			open = append(open, e)
 		case xml.EndElement:
