@@ -97,6 +97,9 @@ type FetchedKind struct {
 type Fetched struct {
 	wire.StoredData
 	Signer *ident.Peer
+	// RolledBack tells that an earlier Fetch brought a younger value of the same signer in the same place, whose
+	// lifetime is not over (RFC 6940 §13.5.3): a peer lies, or lost it.
+	RolledBack bool
 }
 
 // maxRefetch is how often a Store that was refused as too old is made again.
@@ -264,6 +267,7 @@ func (p *Peer) fetch(c *Call, res wire.ResourceID, kind wire.KindID, keys [][]by
 			}
 			for _, k := range list {
 				if k.Kind == kind {
+					p.count.RolledBack += p.fetches.mark(p.now, res, &k)
 					then(k, nil)
 					return
 				}

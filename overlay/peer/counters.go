@@ -8,6 +8,7 @@ type Counters struct {
 	TTLExceeded, Unroutable, UnknownOption          uint64
 	BadSignature, WrongResponder, Unmatched         uint64
 	PathFaults                                      uint64 // diagnostic messages that were answered instead of forwarded
+	RolledBack                                      uint64 // fetched values older than what was fetched before
 	ClientsRefused                                  uint64
 	Compressed                                      uint64 // Via Lists
 	Refused, Duplicates, Unencodable, NotDirect     uint64

@@ -43,6 +43,7 @@ type Peer struct {
 
 	kinds   *kindSet
 	updates updates
+	fetches fetches
 	count   Counters
 	traffic traffic
 	closing bool
