@@ -92,7 +92,7 @@ func (c enrolServer) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	l, err := net.Listen("tcp", c.Listen)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
 	if err != nil {
 		return err
 	}
