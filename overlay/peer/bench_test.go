@@ -181,3 +181,29 @@ func BenchmarkMessage(b *testing.B) {
 		}
 	})
 }
+
+// What a peer costs that is not connected to anybody: simulations have thousands of them.
+func BenchmarkNew(b *testing.B) {
+	r := newRig(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := New(r.cfg, t0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// What a link costs, with its signs of life, in memory.
+func BenchmarkLink(b *testing.B) {
+	r := newRig(b)
+	kit, err := r.auth.NewIdentity()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		l := &fakeLink{to: &ident.Peer{NodeID: kit.NodeID()}}
+		r.LinkUp(t0, l)
+		r.LinkDown(t0, l)
+	}
+}

@@ -196,7 +196,7 @@ func (p *Peer) joinRequest(r *request) {
 		p.count.NotDirect++
 		p.fail(r, wire.ErrorForbidden, "joining_peer_id is not the signer")
 	case !p.notDirect(r):
-		p.carryOut(p.chord.Step(p.now, chord.JoinReceived{From: j.Node}), r)
+		p.carryOut(p.step(chord.JoinReceived{From: j.Node}), r)
 	}
 }
 

@@ -106,7 +106,7 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 	} else {
 		p.chord = chord.New(c, cfg.ID, now)
 	}
-	p.topo.members = []wire.NodeID{cfg.ID}
+	p.topo.members, p.topo.due = []wire.NodeID{cfg.ID}, p.chord.Deadline()
 	p.updates.share = NewBucket(updateRate, updateBurst, now)
 	return p, nil
 }
@@ -149,7 +149,7 @@ func (p *Peer) leave(began bool) {
 			a.ring()
 			continue
 		}
-		if d := p.chord.Deadline(); !d.IsZero() && !d.After(p.now) {
+		if d := p.topo.due; !d.IsZero() && !d.After(p.now) {
 			p.stepChord(chord.Tick{})
 			continue
 		}
@@ -168,7 +168,7 @@ func (p *Peer) Deadline() time.Time {
 		return time.Time{}
 	}
 	at, ok := p.alarms.next()
-	if c := p.chord.Deadline(); !c.IsZero() && (!ok || c.Before(at)) {
+	if c := p.topo.due; !c.IsZero() && (!ok || c.Before(at)) {
 		return c
 	}
 	return at

@@ -219,7 +219,8 @@ func (p *Peer) transmit(to *link, h *wire.Header, rest []byte) {
 	if out.TTL > 0 {
 		out.TTL--
 	}
-	b, err := out.AppendForward(nil, rest)
+	const entry = 2 + wire.MaxNodeIDLen // of a list; what else there may be makes the buffer grow
+	b, err := out.AppendForward(make([]byte, 0, wire.FixedHeaderLen+entry*(len(out.Via)+len(out.Dest))+len(rest)), rest)
 	if err != nil {
 		c.Unencodable++
 		return

@@ -16,11 +16,19 @@ import (
 type surroundings struct {
 	members    []wire.NodeID // ascending, self among them
 	pred, succ []wire.NodeID // nearest first
+	due        time.Time     // when the topology wants its next Tick
 	generation uint64        // counts Settled: usages store their own values again
 }
 
 // stepChord gives the topology machine an event and carries out what it wants.
-func (p *Peer) stepChord(in chord.Input) { p.carryOut(p.chord.Step(p.now, in), nil) }
+func (p *Peer) stepChord(in chord.Input) { p.carryOut(p.step(in), nil) }
+
+// step also notes when the next one is due: nothing else changes that, and finding it out takes longer than most turns.
+func (p *Peer) step(in chord.Input) []chord.Output {
+	out := p.chord.Step(p.now, in)
+	p.topo.due = p.chord.Deadline()
+	return out
+}
 
 // tell is stepChord after what is being done now: outputs of one step do not nest in those of another.
 func (p *Peer) tell(in chord.Input) { p.soon(func() { p.stepChord(in) }) }
