@@ -143,6 +143,27 @@ func TestExtensionElements(t *testing.T) {
 	}
 }
 
+// The text of RFC 6940 §11.1 has "topology-plug-in" and the enrolment URL "in a "url" element"; its grammar and its example
+// have neither. Both are read, and the grammar's is written.
+func TestTextAndGrammarDiffer(t *testing.T) {
+	w := newWorld(t)
+	d := must(Parse(document(rootElement(w)+"<topology-plug-in> CHORD-SELF-TUNING </topology-plug-in><enrollment-server><url> https://a.example/x </url></enrollment-server><from-the-future>1</from-the-future>"), ""))
+	if d.TopologyPlugin != ChordSelfTuning || !slices.Equal(d.Rest.EnrollmentServers, []string{"https://a.example/x"}) {
+		t.Errorf("%q %q", d.TopologyPlugin, d.Rest.EnrollmentServers)
+	}
+	again := string(must(d.Sign(must(w.root.Signer()))).Raw())
+	for _, want := range []string{"<topology-plugin>CHORD-SELF-TUNING</topology-plugin>", "<enrollment-server>https://a.example/x</enrollment-server>", ">1</from-the-future>"} {
+		if !strings.Contains(again, want) {
+			t.Errorf("no %s in\n%s", want, again)
+		}
+	}
+	for _, bad := range []string{"<topology-plug-in>A</topology-plug-in><topology-plugin>A</topology-plugin>", "<enrollment-server><url>http://a</url></enrollment-server>"} {
+		if _, err := Parse(document(rootElement(w)+bad), ""); err == nil {
+			t.Errorf("%s taken", bad)
+		}
+	}
+}
+
 // RFC 7904 §3.4. Its prose has <domain-restrictions> in the document, its grammar <domain-restriction> in a kind.
 func TestDomainRestriction(t *testing.T) {
 	w := newWorld(t)

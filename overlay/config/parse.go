@@ -113,6 +113,9 @@ func readConfiguration(c *xmlNode) (*Document, error) {
 	count := map[xml.Name]int{}
 	// The Node-ID length first: it says how to read the others.
 	for _, e := range c.children {
+		if e.is("topology-plug-in") { // RFC 6940 §11.1's text; its grammar and example have the other
+			e.name.Local = "topology-plugin"
+		}
 		count[e.name]++
 		if e.is("node-id-length") {
 			n, err := e.number(wire.MinNodeIDLen, wire.MaxNodeIDLen)
@@ -158,6 +161,11 @@ func (d *Document) readBase(e *xmlNode) (err error) {
 	case "root-cert":
 		err = d.readRoot(e)
 	case "enrollment-server":
+		for _, c := range e.children {
+			if c.is("url") { // the text has the URL in "a "url" element", the grammar and the example have it as it is
+				e = c
+			}
+		}
 		// "This URL MUST be of type "https:"."
 		if u, err := url.Parse(e.value()); err != nil || !strings.EqualFold(u.Scheme, "https") || u.Host == "" {
 			return e.bad("an https: URL")
@@ -203,6 +211,9 @@ func (d *Document) readBase(e *xmlNode) (err error) {
 		d.Rest.MandatoryExtensions = append(d.Rest.MandatoryExtensions, e.value())
 	case "required-kinds":
 		err = d.readKinds(e)
+	case "node-id-length": // read first
+	default:
+		err = d.Rest.foreign.add(e)
 	}
 	return err
 }
