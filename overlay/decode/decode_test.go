@@ -481,3 +481,22 @@ func BenchmarkDecode(b *testing.B) {
 		buf, _ = d.Append(buf[:0], Unit{Data: data, Time: now}, nil)
 	}
 }
+
+// TestUnknownIdentity: a SignerIdentity of a type that only a later RFC can have is shown and survives.
+func TestUnknownIdentity(t *testing.T) {
+	x := &wire.Message{Code: wire.PingReq, Body: []byte{0, 0}}
+	var err error
+	if x.Security, err = wire.ParseSecurityBlock(golden(t, "security_block_extended")); err != nil {
+		t.Fatal(err)
+	}
+	data := appended(t, x)
+	d := New(Config{})
+	o, ok := object(t, d, data)
+	identity := at(t, o, "security_block", "signature", "identity")
+	if !ok || at(t, identity, "identity_type") != 9.0 || at(t, identity, "identity") != "010203" || at(t, o, messageResult...) != "unknown algorithm" {
+		t.Errorf("%v", o)
+	}
+	if again, err := d.Reencode(nil, data); err != nil || !bytes.Equal(again, data) {
+		t.Errorf("%x written back as %x, %v", data, again, err)
+	}
+}

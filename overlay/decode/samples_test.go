@@ -184,6 +184,11 @@ func (m *mission) samples(tb testing.TB) []sample {
 		Value: wire.StoredDataValue{Model: wire.Dictionary, Key: m.far.NodeID().Bytes()}, Signature: wire.NoSignature(),
 	}
 	add("sip fetch answer", m.fetchAnswer(tb, 5, m.registration(tb), gone, absent))
+	for _, name := range []string{"sip_registration_uri", "sip_registration_extended"} {
+		add(name, m.store(tb, m.value(tb, m.resource(), wire.KindSIPRegistration, wire.StoredDataValue{
+			Model: wire.Dictionary, Key: m.kit.NodeID().Bytes(), DataValue: exists(golden(tb, name)),
+		})))
+	}
 	node := wire.ResourceIDFor(m.kit.NodeID().Bytes(), 16)
 	add("certificate store", m.message(tb, wire.StoreReq, appended(tb, wire.StoreRequest{
 		Resource: node, Replica: 1, Kinds: []wire.StoreKindData{

@@ -135,7 +135,7 @@ func methods() []method {
 }
 
 // signer makes a security block as kits send it: a real certificate and a real signature.
-func signer(t *testing.T) func(*Message) {
+func signer(t testing.TB) func(*Message) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

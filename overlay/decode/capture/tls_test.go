@@ -125,7 +125,7 @@ func tlsSession(tb testing.TB, suite uint16, up, down [][]byte) ([]sent, string)
 	}
 	cfg := &tls.Config{
 		MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite}, Certificates: []tls.Certificate{certificate(tb)},
-		InsecureSkipVerify: true, KeyLogWriter: &keys, //nolint:gosec // nobody is authenticated here
+		InsecureSkipVerify: true, KeyLogWriter: &keys, // nobody is authenticated here
 	}
 	client, server := tls.Client(tapped{a, true, &tap}, cfg), tls.Server(tapped{b, false, &tap}, cfg)
 	talk(tb, client, server, up, down)
@@ -192,7 +192,7 @@ func TestTLS(t *testing.T) {
 			for seed := range uint64(3) {
 				var disorder *mathrand.Rand
 				if seed > 0 {
-					disorder = mathrand.New(mathrand.NewPCG(seed, 0)) //nolint:gosec // a shuffle that can be repeated
+					disorder = mathrand.New(mathrand.NewPCG(seed, 0))
 				}
 				got, stats, err := read(t, onTCP(t, list, size, disorder), keys)
 				a, b := both(got)
