@@ -745,3 +745,18 @@ func FuzzParseBook(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkAuthenticate is what a request costs, right or wrong: it bounds how many the server answers.
+func BenchmarkAuthenticate(b *testing.B) {
+	s := &shelf{}
+	if err := Add(s, Account{Name: "a", Users: []string{"a@b"}}, "p"); err != nil {
+		b.Fatal(err)
+	}
+	all := must(List(s))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := authenticate(all, "nobody", "p"); ok {
+			b.Fatal("let in")
+		}
+	}
+}
