@@ -57,9 +57,10 @@ type carrier struct {
 
 	relayed atomic.Bool
 
-	pulse pulse
-	check func() bool       // nil: the link has no cheap check
-	home  func() netip.Addr // the local address it hangs on; invalid where that is not known
+	pulse    pulse
+	agentNet *agentNet         // the sockets of its ICE; nil without
+	check    func() bool       // nil: the link has no cheap check
+	home     func() netip.Addr // the local address it hangs on; invalid where that is not known
 }
 
 // newCarrier takes over a finished session. life is cancelled by whatever notices first that the link is gone;

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/pion/ice/v2"
-	"github.com/pion/stun"
+	pionstun "github.com/pion/stun"
+
+	"fieldkit/overlay/stun"
 )
 
 // Binding requests and their answers (RFC 5389 §6).
@@ -18,9 +20,9 @@ const (
 	stunBindingRequest = 0x0001
 	stunBindingSuccess = 0x0101
 	stunTransaction    = 8 // where the transaction ID is
-	stunHeaderLen      = 20
 
 	maxOutstandingChecks = 16
+	requestSpacing       = time.Second
 )
 
 // stunWatch sees the Binding requests that one side of an Attach sends and tells which answers prove that the far end
@@ -29,6 +31,7 @@ const (
 type stunWatch struct {
 	password []byte // the far end's
 	heard    func()
+	now      func() time.Time
 
 	mu   sync.Mutex // a leaf: written by who sends, read by who receives
 	sent [maxOutstandingChecks]struct {
@@ -36,14 +39,31 @@ type stunWatch struct {
 		to netip.AddrPort
 	}
 	next int
+	last time.Time
 }
 
-func (w *stunWatch) request(b []byte, to netip.AddrPort) {
-	if len(b) < stunHeaderLen || binary.BigEndian.Uint16(b) != stunBindingRequest {
-		return
+// libraryRequest tells whether a message of the library is to be sent. It checks back whenever it is checked, also when
+// it has just checked for itself: one round trip in a second says as much as two.
+func (w *stunWatch) libraryRequest(b []byte, to netip.AddrPort) bool {
+	if stun.Type(b) != stunBindingRequest {
+		return true
 	}
 	w.mu.Lock()
+	last := w.last
+	w.mu.Unlock()
+	if d := w.now().Sub(last); d >= 0 && d < requestSpacing {
+		return false
+	}
+	w.request(b, to)
+	return true
+}
+
+// request notes a Binding request that is being sent.
+func (w *stunWatch) request(b []byte, to netip.AddrPort) {
+	now := w.now()
+	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.last = now
 	e := &w.sent[w.next%len(w.sent)]
 	w.next++
 	e.id, e.to = [12]byte(b[stunTransaction:]), to
@@ -51,11 +71,11 @@ func (w *stunWatch) request(b []byte, to netip.AddrPort) {
 
 // answer is called with STUN messages that badSTUN let pass.
 func (w *stunWatch) answer(b []byte, from netip.AddrPort) {
-	if binary.BigEndian.Uint16(b) != stunBindingSuccess || !w.outstanding([12]byte(b[stunTransaction:]), from) {
+	if stun.Type(b) != stunBindingSuccess || !w.outstanding([12]byte(b[stunTransaction:]), from) {
 		return
 	}
-	m := &stun.Message{Raw: append([]byte(nil), b...)}
-	if m.Decode() != nil || stun.MessageIntegrity(w.password).Check(m) != nil {
+	m := &pionstun.Message{Raw: append([]byte(nil), b...)}
+	if m.Decode() != nil || pionstun.MessageIntegrity(w.password).Check(m) != nil {
 		return
 	}
 	w.heard()
@@ -79,7 +99,7 @@ func (w *stunWatch) outstanding(id [12]byte, from netip.AddrPort) bool {
 type checker struct {
 	agent       *ice.Agent
 	network     *agentNet
-	username    stun.Username
+	username    pionstun.Username
 	password    string
 	controlling bool
 	tieBreaker  uint64
@@ -94,7 +114,7 @@ func newChecker(a *Attempt, remoteUfrag, remotePassword string, controlling bool
 		return nil, fmt.Errorf("tie-breaker: %w", err)
 	}
 	return &checker{
-		agent: a.agent, network: a.network, username: stun.NewUsername(remoteUfrag + ":" + string(a.local.Ufrag)),
+		agent: a.agent, network: a.network, username: pionstun.NewUsername(remoteUfrag + ":" + string(a.local.Ufrag)),
 		password: remotePassword, controlling: controlling, tieBreaker: binary.BigEndian.Uint64(tie[:]),
 	}, nil
 }
@@ -109,17 +129,16 @@ func (c *checker) check() bool {
 	if err != nil || s == nil { // relayed: its keepalives have to do
 		return false
 	}
-	role := stun.Setter(ice.AttrControlled(c.tieBreaker))
+	role := pionstun.Setter(ice.AttrControlled(c.tieBreaker))
 	if c.controlling {
 		role = ice.AttrControlling(c.tieBreaker)
 	}
-	m, err := stun.Build(stun.BindingRequest, stun.TransactionID, c.username, role,
-		ice.PriorityAttr(pair.Local.Priority()), stun.NewShortTermIntegrity(c.password), stun.Fingerprint)
+	m, err := pionstun.Build(pionstun.BindingRequest, pionstun.TransactionID, c.username, role,
+		ice.PriorityAttr(pair.Local.Priority()), pionstun.NewShortTermIntegrity(c.password), pionstun.Fingerprint)
 	if err != nil {
 		return false
 	}
-	_, err = s.writeTo(m.Raw, remote)
-	return err == nil
+	return s.ask(m.Raw, remote) == nil
 }
 
 // pulse is when the far end of a link last proved to live.

@@ -150,14 +150,21 @@ func (s *agentSocket) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // WriteTo sends for the library, whose Binding requests are noted.
 func (s *agentSocket) WriteTo(b []byte, to net.Addr) (int, error) {
-	if w := s.net.watch.Load(); w != nil && len(b) > 0 && b[0] <= 3 {
-		w.request(b, addrPortOf(to))
+	if w := s.net.watch.Load(); w != nil && len(b) >= stun.HeaderLen && b[0] <= 3 && !w.libraryRequest(b, addrPortOf(to)) {
+		return len(b), nil
 	}
 	return s.UDPConn.WriteTo(b, to)
 }
 
-func (s *agentSocket) writeTo(b []byte, to netip.AddrPort) (int, error) {
-	return s.WriteTo(b, net.UDPAddrFromAddrPort(to))
+// ask sends a Binding request of ours.
+func (s *agentSocket) ask(b []byte, to netip.AddrPort) error {
+	w := s.net.watch.Load()
+	if w == nil {
+		return ErrClosed
+	}
+	w.request(b, to)
+	_, err := s.UDPConn.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	return err
 }
 
 func (s *agentSocket) read(b []byte) (int, netip.AddrPort, error) {
