@@ -100,7 +100,7 @@ func (x *run) mix() {
 			x.fail("%v", err)
 		}
 	}
-	held := x.heldNow()
+	held := x.readNow()
 	x.meet(x.living())
 	d, _ := x.converge("end", x.living(), convergeWithin)
 	x.figure("one ring after", d.Seconds(), "s")
@@ -118,33 +118,24 @@ func (x *run) mix() {
 	}
 	x.figure("kits", float64(len(x.living())), "")
 	x.figure("registrations of living kits", float64(len(mine)), "")
-	x.figure("registrations of dead kits that somebody held", float64(len(left)), "")
+	x.figure("registrations of dead kits that could be read", float64(len(left)), "")
+	x.mustRead("end", x.living(), left)
 	x.mustRead("end", x.living(), mine)
 	x.mustHold("end", r, mine)
-	x.mustRead("end", x.living(), left)
 	x.neverForged()
 }
 
-// heldNow are the records of dead kits that some living kit holds in their last acknowledged version.
-func (x *run) heldNow() (list []*record) {
-	open := 0
+// readNow are the records of dead kits that can be read on some island, in the last version that was acknowledged.
+func (x *run) readNow() (list []*record) {
+	var left []*record
 	for _, rec := range x.records {
-		if rec.kit.alive || rec.written == 0 || rec.until < x.k.now.add(30*time.Minute) {
-			continue
-		}
-		found := false
-		for _, k := range x.living() {
-			open++
-			k.stored(rec.res, func(values []storedData) {
-				open--
-				if rec.has(values) && !found {
-					found = true
-					list = append(list, rec)
-				}
-			})
+		if !rec.kit.alive && rec.written != 0 && rec.until > x.k.now.add(registrationLife/2) {
+			left = append(left, rec)
 		}
 	}
-	x.wait(&open)
+	for _, kits := range x.islands(x.living()) {
+		list = append(list, x.readable(kits, left)...)
+	}
 	return list
 }
 

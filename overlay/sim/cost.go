@@ -21,7 +21,7 @@ const (
 	checkAnswer  = 64 + udpIP
 
 	// keepaliveRate is what ICE sends on an idle link, in bytes per second, both directions.
-	keepaliveRate = 56
+	keepaliveRate = 43
 )
 
 // Timing of overlay/link.
@@ -31,7 +31,7 @@ const (
 	maxFlight      = time.Second
 	bootFlight     = 300 * time.Millisecond // flights of a bootstrap link are sent again after this
 	connectTimeout = 15 * time.Second
-	consentEvery   = 8200 * time.Millisecond // between ICE's own checks of a link
+	consentEvery   = 10700 * time.Millisecond // between ICE's own checks of a link
 	consentTimeout = 35 * time.Second
 	bootIdle       = 2 * time.Minute
 	queueMessages  = 256

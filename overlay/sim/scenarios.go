@@ -32,8 +32,8 @@ func (x *run) ring() {
 	x.write(x.living(), 1)
 	x.Run(quiet)
 	_, r = x.converge("end", x.living(), convergeWithin)
-	x.mustHold("end", r, x.sample(x.records, 2000))
 	x.mustRead("end", x.living(), x.sample(x.records, 2000))
+	x.mustHold("end", r, x.sample(x.records, 2000))
 	x.neverForged()
 }
 
@@ -118,13 +118,26 @@ func (x *run) singletons() {
 	x.figure("links made until then", float64(x.count.Attaches+x.count.Bootstraps)/n, "per kit")
 	x.write(kits, 2)
 	x.Run(quiet)
-	_, r := x.converge("rest", kits, convergeWithin)
-	x.mustHold("rest", r, x.records)
-	x.mustRead("rest", kits, x.records)
+	r := newRing(kits)
+	if x.net.Loss > 0 {
+		x.figure("registrations read at the first try", 100*(1-float64(x.notReadable(kits, x.records))/float64(len(x.records))), "%")
+	}
 	if x.o.Nodes > 1 {
 		x.lookupFigures(x.lookups(r, 500, 20))
 	}
 	x.idle(kits, time.Minute)
+	if x.net.Loss > 0 {
+		// Links fail at such a loss, and with them the places of kits in the ring, all the time: a message finds all
+		// of its five transmissions unacknowledged once in 170 times. What must hold is that nothing is gone.
+		x.figure("kits with wrong neighbours in the midst of it", float64(r.wrong()), "")
+		x.net.Loss = 0
+		d, _ := x.converge("after the loss", kits, convergeWithin)
+		x.figure("right ring after the loss", d.Seconds(), "s")
+		x.Run(quiet)
+	}
+	_, r = x.converge("rest", kits, convergeWithin)
+	x.mustRead("rest", kits, x.records)
+	x.mustHold("rest", r, x.records)
 	x.neverForged()
 }
 
@@ -179,23 +192,29 @@ func (x *run) merge() {
 }
 
 func (x *run) notReadable(kits []*Kit, records []*record) int {
-	n, _ := x.unreadable(kits, records)
-	return n
+	return len(x.unreadable(kits, records))
+}
+
+// islands are kits by who can reach whom, in the order of the first of each.
+func (x *run) islands(kits []*Kit) (list [][]*Kit) {
+next:
+	for _, k := range kits {
+		for i := range list {
+			if x.reach(list[i][0], k) {
+				list[i] = append(list[i], k)
+				continue next
+			}
+		}
+		list = append(list, []*Kit{k})
+	}
+	return list
 }
 
 // readableWithin are the records that can be read on their writer's island.
 func (x *run) readableWithin(kits []*Kit) (all []*record) {
-	islands := map[int][]*Kit{}
-	var order []int
-	for _, k := range kits {
-		if islands[k.island] == nil {
-			order = append(order, k.island)
-		}
-		islands[k.island] = append(islands[k.island], k)
-	}
-	for _, i := range order {
-		mine := slices.DeleteFunc(slices.Clone(x.records), func(r *record) bool { return r.kit.island != i || r.written == 0 })
-		all = append(all, x.readable(islands[i], mine)...)
+	for _, on := range x.islands(kits) {
+		mine := slices.DeleteFunc(slices.Clone(x.records), func(r *record) bool { return !x.reach(r.kit, on[0]) || r.written == 0 })
+		all = append(all, x.readable(on, mine)...)
 	}
 	return all
 }

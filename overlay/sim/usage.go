@@ -9,10 +9,12 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// What overlay/sipusage does with a kit's registrations.
+// What overlay/sipusage does with a kit's registrations, of handsets that register for the registrar's ten minutes.
 const (
-	registrationLife = time.Hour
+	registrationLife = 10 * time.Minute
 	refreshAfter     = registrationLife * 2 / 3
+	refreshSpread    = registrationLife / 30
+	refreshAtMost    = refreshAfter + refreshSpread + time.Minute // until what was stored last is stored again
 	storeRetryMin    = 2 * time.Second
 	storeRetryMax    = time.Minute
 	storeSpread      = 3 * time.Second
@@ -141,7 +143,7 @@ func (r *record) store() {
 				r.storeAt(w.k.now)
 				return
 			}
-			r.storeAt(w.k.now.add(refreshAfter))
+			r.storeAt(w.k.now.add(refreshAfter + w.spread(refreshSpread)))
 		})
 	k.after()
 }
