@@ -94,6 +94,7 @@ var allowed = map[string][]string{
 	"overlay/node":           {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":           {},
 	"overlay/turn":           {"overlay/wire", "overlay/stun"},
+	"overlay/turnusage":      {"overlay/wire", "overlay/ident", "overlay/node", "overlay/link", "overlay/stun"},
 	"overlay/sipusage":       {"overlay/wire", "overlay/ident", "overlay/node"},
 	"sip/registrar":          {},
 	"sip/proxy":              {},

@@ -64,6 +64,9 @@ type Link struct {
 	Addresses []netip.Addr `toml:"addresses"`
 	// Neighbours are bootstrap addresses of kits that mDNS does not reach. They may be, and go, as they like.
 	Neighbours []netip.AddrPort `toml:"neighbours"`
+	// Relay is whether other kits that do not reach each other may do so through this one.
+	Relay     bool   `toml:"relay"`
+	RelayPort uint16 `toml:"relay_port"` // UDP, of every kit's STUN and TURN server
 }
 
 // SIP is the registrar and proxy.
@@ -129,7 +132,7 @@ func Default() *Config {
 			Address: netip.AddrFrom4([4]byte{10, 73, 0, 1}),
 			Network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 73, 0, 0}), 16),
 		},
-		Link:   Link{Port: 6084}, // RFC 6940 §14.2
+		Link:   Link{Port: 6084, Relay: true, RelayPort: 3478}, // RFC 6940 §14.2, RFC 8656 §3.1
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
 		Status: Status{Listen: ":80"},
@@ -249,6 +252,7 @@ func (c *Config) Validate() error {
 	for _, a := range c.Link.Neighbours {
 		want(a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast(), "link.neighbours", a, "unicast addresses with a port")
 	}
+	want(c.Link.RelayPort != 0 && c.Link.RelayPort != c.Link.Port, "link.relay_port", c.Link.RelayPort, "1 to 65535, and not link.port")
 	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
 	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
 	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")

@@ -57,6 +57,8 @@ interfaces = ["eth0", "wlan1"]
 port = 0
 addresses = ["192.0.2.1", "fe80::1%eth0"]
 neighbours = ["192.0.2.2:6084", "[2001:db8::1]:6084"]
+relay = false
+relay_port = 3479
 [sip]
 port = 5070
 [media]

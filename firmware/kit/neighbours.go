@@ -45,6 +45,9 @@ func (k *Kit) overlayStatus(s *ui.Status, now time.Time) {
 	if t := k.overlay.links.Load(); t != nil {
 		s.Counters = append(s.Counters, counters("link ", t.Stats())...)
 	}
+	if r := k.overlay.relaying.Load(); r != nil {
+		s.Counters = append(s.Counters, r.counters()...)
+	}
 	if u := k.overlay.usage.Load(); u != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -33,7 +33,9 @@ type overlay struct {
 	node  atomic.Pointer[node.Node]
 	usage atomic.Pointer[sipusage.Usage]
 	found atomic.Pointer[discovery.Discovery]
-	renew chan struct{} // the configuration document changed; holds one
+
+	relaying atomic.Pointer[relaying] // nil while there is none
+	renew    chan struct{}            // the configuration document changed; holds one
 
 	mu     sync.Mutex // guards what follows
 	joined time.Duration
@@ -93,6 +95,7 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 		NoICE:         m.Document().NoICE,
 		LinkProtocols: m.Document().Rest.LinkProtocols,
 		SharedSecret:  m.SharedSecret(),
+		Servers:       o.servers,
 		MaxMessage:    int(m.Document().MaxMessageSize),
 		Log:           k.log,
 	})
@@ -125,9 +128,15 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 	defer o.links.Store(nil)
 	defer o.node.Store(nil)
 	defer o.usage.Store(nil)
+	relays, err := k.newRelaying(t, n, m)
+	if err != nil {
+		return err
+	}
+	o.relaying.Store(relays)
+	defer o.relaying.Store(nil)
 	changes, cancel := n.Subscribe()
 	defer cancel()
-	return both(ctx, n.Run, u.Run, func(ctx context.Context) error {
+	return both(ctx, n.Run, u.Run, relays.run(k), func(ctx context.Context) error {
 		select {
 		case <-n.Ready():
 		case <-ctx.Done():

@@ -50,6 +50,9 @@ const (
 	NetAuto       = "auto"
 	NetNamespaces = "namespaces"
 	NetLoopback   = "loopback"
+	// NetLine is namespaces in a line: each kit shares one cable with the next and another with the one before, and
+	// forwards nothing. Its cables neither lose nor delay.
+	NetLine = "line"
 )
 
 var errLossNeedsNamespaces = errors.New("loss and delay between kits need network namespaces, which this machine does not allow")
@@ -60,6 +63,8 @@ func newWorld(o Options) (world, error) {
 		return newLoopback(o, "as asked for")
 	case NetNamespaces:
 		return newNamespaces(o)
+	case NetLine:
+		return newLine(o)
 	case NetAuto, "":
 		w, err := newNamespaces(o)
 		if err == nil {
@@ -67,7 +72,7 @@ func newWorld(o Options) (world, error) {
 		}
 		return newLoopback(o, "network namespaces are not permitted here")
 	default:
-		return nil, fmt.Errorf("network %q: want %s, %s or %s", o.Net, NetAuto, NetNamespaces, NetLoopback)
+		return nil, fmt.Errorf("network %q: want %s, %s, %s or %s", o.Net, NetAuto, NetNamespaces, NetLoopback, NetLine)
 	}
 }
 
@@ -146,7 +151,7 @@ func (l *loopback) close()                          { close(l.work) }
 // wlan0 and its phones meet in a bridge that stands for the kit's radio.
 type namespaces struct {
 	ether  *netns.Host
-	sw     *netns.Switch
+	sw     *netns.Switch // nil in a line
 	hosts  []*netns.Host // the kits' first
 	self   *netns.Host   // this machine, where it has a cable of its own; else nil
 	cancel context.CancelFunc
@@ -184,16 +189,64 @@ func newNamespaces(o Options) (world, error) {
 
 // wireKit makes kit k's host with eth0 in the switch and wlan0 on its air.
 func (w *namespaces) wireKit(k int) error {
-	h, err := netns.New(fmt.Sprintf("kit%d", k+1))
+	h, err := w.wireAir(k)
 	if err != nil {
 		return err
 	}
-	w.hosts = append(w.hosts, h)
-	air := fmt.Sprintf("ap%d", k+1)
 	return errors.Join(
 		w.replug(k),
 		h.AddAddress(linkDevice, linkAddress(k)),
 		h.Up(linkDevice),
+	)
+}
+
+// newLine makes kits with one cable between each and the next, each a network of its own.
+func newLine(o Options) (world, error) {
+	if o.condition() != (netns.Condition{}) {
+		return nil, errLinePerfect
+	}
+	ether, err := netns.New("ether")
+	if err != nil {
+		return nil, err
+	}
+	w := &namespaces{ether: ether}
+	for k := range o.Kits {
+		h, err := w.wireAir(k)
+		if err == nil && k > 0 { // eth1 of the kit before and eth0 of this one; the first kit has no eth0
+			before := w.hosts[k-1]
+			err = errors.Join(
+				netns.Veth(before, lineDevice, h, linkDevice),
+				before.AddAddress(lineDevice, lineAddress(k, 1)), before.Up(lineDevice),
+				h.AddAddress(linkDevice, lineAddress(k, 2)), h.Up(linkDevice),
+			)
+		}
+		if err != nil {
+			w.close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+var errLinePerfect = errors.New("the cables of a line neither lose nor delay")
+
+// lineDevice leads to the next kit of a line, linkDevice to the one before.
+const lineDevice = "eth1"
+
+// lineAddress is that of one end of cable k of a line.
+func lineAddress(k, end int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(60 + k), byte(end)}), 24)
+}
+
+// wireAir makes kit k's host with wlan0 on its air.
+func (w *namespaces) wireAir(k int) (*netns.Host, error) {
+	h, err := netns.New(fmt.Sprintf("kit%d", k+1))
+	if err != nil {
+		return nil, err
+	}
+	w.hosts = append(w.hosts, h)
+	air := fmt.Sprintf("ap%d", k+1)
+	return h, errors.Join(
 		netns.Veth(h, "wlan0", w.ether, air),
 		h.AddAddress("wlan0", handsetNetwork),
 		h.Up("wlan0"),
@@ -203,6 +256,9 @@ func (w *namespaces) wireKit(k int) error {
 
 // replug lays a cable from kit k to the switch.
 func (w *namespaces) replug(k int) error {
+	if w.sw == nil {
+		return errors.New("the cables of a line stay where they are")
+	}
 	port := fmt.Sprintf("kit%d", k+1)
 	return errors.Join(
 		netns.Veth(w.hosts[k], linkDevice, w.ether, port),
@@ -252,6 +308,9 @@ func (w *namespaces) describe() string {
 }
 
 func (w *namespaces) condition(c netns.Condition) error {
+	if w.sw == nil {
+		return errLinePerfect
+	}
 	w.sw.SetCondition(c)
 	return nil
 }

@@ -30,7 +30,7 @@ func TestNewMission(t *testing.T) {
 		t.Errorf("Wi-Fi %+v", m.WiFi)
 	}
 	d := m.Document()
-	if d.InstanceName != m.Overlay || d.Sequence != 1 || d.NoICE || !m.HasRootKey() || m.Founded || d.InitialTTL != 16 || d.TurnDensity != 0 {
+	if d.InstanceName != m.Overlay || d.Sequence != 1 || d.NoICE || !m.HasRootKey() || m.Founded || d.InitialTTL != 16 || d.TurnDensity != 2 {
 		t.Errorf("%+v", d)
 	}
 	for _, kind := range []wire.KindID{wire.KindSIPRegistration, wire.KindCertificateByNode, wire.KindCertificateByUser} {

@@ -14,25 +14,29 @@ import (
 )
 
 // New is a document for a field overlay with this project's values, to be given its trust anchors and signers, changed
-// and then signed: timers for kits that meet in a field, not for the Internet; no TURN servers, because their addresses
-// would be private ones; a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). It has no expiration, because no
+// and then signed: timers for kits that meet in a field, not for the Internet; two records of each TURN server that lies
+// between kits (docs/adr/0016-turn.md); a short TTL (RFC 6940 §13.6.5: log2 N + 5 hops bound the path). It has no expiration, because no
 // clock is trusted. The successor of a document is a copy of it with the next sequence.
 func New(overlay string, length int) *Document {
 	d := defaults()
 	d.InstanceName, d.Sequence, d.NodeIDLength = overlay, 1, length
-	d.TurnDensity, d.InitialTTL = 0, 16
+	d.TurnDensity, d.InitialTTL = 2, 16
 	// A ConfigUpdate carries a whole document, which with a certificate in each signature is larger than the default
 	// (RFC 6940 §11.1, 5000 bytes).
 	d.MaxMessageSize = 16 << 10
 	d.Chord = Chord{UpdateInterval: 30 * time.Second, PingInterval: 60 * time.Second, Reactive: true}
 	limits := map[wire.KindID][2]uint32{ // max-count, max-size
 		wire.KindSIPRegistration:   {16, 1024},
+		wire.KindTurnService:       {1, 32},
 		wire.KindCertificateByNode: {64, maxCertificate},
 		wire.KindCertificateByUser: {16, maxCertificate},
 	}
 	for _, k := range registered {
 		if l, ok := limits[k.ID]; ok {
 			k.MaxCount, k.MaxSize = l[0], l[1]
+			if k.AccessControl == NodeMultiple {
+				k.MaxMultiple = 20 // "with a maximum iteration of counter 20" (RFC 6940 §9)
+			}
 			d.Kinds = append(d.Kinds, k)
 		}
 	}

@@ -43,7 +43,7 @@ const (
 	maxPerMember   = 64 // a kit that joins makes two attempts for each of some 16 neighbours, and more for trunks
 	maxPermissions = 32 // IP addresses that an allocation may send to
 	maxChannels    = 64 // of an allocation
-	maxAddresses   = 8  // served
+	MaxAddresses   = 8  // that one Server serves; what comes after is not
 	maxSources     = 256
 
 	// bandwidth is what one allocation may carry each way, in bytes a second: some twenty calls. bandwidthAll is that
@@ -57,14 +57,14 @@ const (
 	// idleLife is how long an allocation lives that nothing is sent through. ICE sends every 15 s on a pair that is
 	// in use (RFC 5245 §10); what was gathered and not chosen is given up so.
 	idleLife = time.Minute
-	sweep    = 2 * time.Second
+	sweep    = 500 * time.Millisecond
 	endLimit = 2 * time.Second // for the library's goroutines to end
 )
 
 // Config is what a Server is made of. Realm, Addresses, Credential and MayReach are required.
 type Config struct {
 	// Addresses are the overlay's on this kit; the IPv4 ones are served, and are what relayed addresses are made of.
-	// It is asked anew every two seconds.
+	// It is asked anew twice a second.
 	Addresses func() []netip.Addr
 	Port      uint16 // UDP; 0 is DefaultPort
 	Realm     string // of the long-term credentials (RFC 8489 §9.2): this kit's Node-ID
@@ -161,7 +161,7 @@ func (s *Server) Run(ctx context.Context) error {
 // addresses are those that are served.
 func (s *Server) addresses() (r []netip.Addr) {
 	for _, a := range s.cfg.Addresses() {
-		if a = a.Unmap(); a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !s.never(a) && !slices.Contains(r, a) && len(r) < maxAddresses {
+		if a = a.Unmap(); a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !s.never(a) && !slices.Contains(r, a) && len(r) < MaxAddresses {
 			r = append(r, a)
 		}
 	}
@@ -201,6 +201,7 @@ func (s *Server) follow() {
 			s.log.Warn("TURN server", "address", a, "err", err)
 		}
 		if s.failed[a] = err != nil; err == nil {
+			s.log.Debug("TURN server", "address", a)
 			delete(s.failed, a)
 			s.listeners[a] = l
 		}
