@@ -11,23 +11,35 @@ import (
 // lead is a Node-ID worth attaching to, and who told of it; via is zero if that peer is gone.
 type lead struct{ id, via wire.NodeID }
 
-// sizeUp decides whether the ring has outgrown the full mesh: by the members, by the Node-IDs that at
-// least two of them list (one liar does not make a ring large), or by how near the neighbours are.
+// sizeUp decides whether the ring has outgrown the full mesh: by the members, by how near neighbours
+// are to each other, here or at two of the members, or by the Node-IDs that two of them list. One liar
+// does not make a ring large.
 func (s *State) sizeUp() {
-	if len(s.members) >= s.cfg.FullMesh {
-		s.large = true
-		return
+	large := s.outgrown()
+	if large && !s.large {
+		s.dials.every = 4 * s.cfg.DiscoveryInterval
+		s.dials.at = s.now.Add(s.spread(s.dials.every))
 	}
-	if len(s.members) >= 2*s.cfg.Neighbours && s.estimate() >= float64(8*s.cfg.FullMesh) {
-		s.large = true
-		return
+	s.large = large
+}
+
+func (s *State) outgrown() bool {
+	if len(s.members) >= s.cfg.FullMesh || len(s.members) >= 2*s.cfg.Neighbours && s.estimate() >= float64(8*s.cfg.FullMesh) {
+		return true
 	}
 	ids := s.scratch.ids[:0]
+	crowded := 0
 	for _, c := range s.contacts {
 		if c.member() {
 			ids = append(ids, c.ring.listed...)
 			ids = append(ids, c.id, c.id)
+			if c.ring.dense >= float64(8*s.cfg.FullMesh) {
+				crowded++
+			}
 		}
+	}
+	if crowded > 1 {
+		return true
 	}
 	s.scratch.ids = ids
 	slices.SortFunc(ids, wire.NodeID.Compare)
@@ -37,7 +49,7 @@ func (s *State) sizeUp() {
 			known++
 		}
 	}
-	s.large = known > s.cfg.FullMesh
+	return known > s.cfg.FullMesh
 }
 
 // should is the Neighbor Table that a joining peer ought to have, by what its Admitting Peer says.
@@ -85,47 +97,51 @@ func (s *State) scheduleAttaches() {
 	s.search.at = time.Time{}
 	wanted := s.wants()
 	leads := s.scratch.leads[:0]
-	add := func(id, via wire.NodeID) {
+	add := func(id, via wire.NodeID, heard time.Time) {
 		c := s.contacts.get(id)
-		if (c == nil || !c.ring.up) && wanted(id) {
+		if (c == nil || !c.ring.up && !c.stale.After(heard)) && wanted(id) {
 			leads = append(leads, lead{id, via})
 		}
 	}
+	var guide *contact
 	for _, c := range s.contacts {
 		c.taught = false
 		if c.member() {
 			for _, id := range c.ring.listed {
-				add(id, c.id)
+				before := len(leads)
+				if add(id, c.id, c.ring.heard); len(leads) > before && s.tooFar(c, id) {
+					leads, guide = leads[:before], c
+				}
 			}
 		}
 		// A peer in the same ring that only a bootstrap link leads to teaches itself.
 		if c.boot.up && !c.ring.up && c.sameRing.After(s.now) {
-			add(c.id, c.id)
+			add(c.id, c.id, s.now)
 		}
 	}
 	if s.due(s.search.bequestTo) {
 		s.search.bequest, s.search.bequestTo = nil, time.Time{}
 	}
-	for _, id := range s.search.bequest {
-		add(id, wire.NodeID{})
+	if s.search.torn.After(s.now) {
+		for _, id := range s.search.bequest {
+			add(id, wire.NodeID{}, s.search.torn.Add(-bequestFor))
+		}
 	}
 	s.scratch.leads = leads
+	if guide != nil && !guide.probe.busy() && !s.search.guided.After(s.now) {
+		s.search.guided = s.now.Add(s.jitter(lostDelay))
+		s.search.stale = true
+		s.startProbe(guide)
+	}
 	if len(leads) == 0 {
 		return
 	}
 	// Nearest first, on either side: the tables need them most.
-	near := func(id wire.NodeID) number {
-		a, b := distance(s.self, id), distance(id, s.self)
-		if b.less(a) {
-			return b
-		}
-		return a
-	}
 	slices.SortStableFunc(leads, func(a, b lead) int {
 		if a.id == b.id {
 			return 0
 		}
-		if na, nb := near(a.id), near(b.id); na != nb {
+		if na, nb := nearer(s.self, a.id), nearer(s.self, b.id); na != nb {
 			if na.less(nb) {
 				return -1
 			}
@@ -161,6 +177,24 @@ func (s *State) scheduleAttaches() {
 		}
 		s.startAttach(p.c, via, forTable)
 	}
+}
+
+// tooFar reports that a Node-ID listed by c would be a neighbour only because this peer is far from its
+// place: by how close peers stand where c is, dozens lie between. To follow such lists is to walk around
+// the ring step by step; a Ping to Resource-ID self+1 through c leads to the place at once. A peer
+// that has lost all neighbours of one side follows them: there is no other way across.
+func (s *State) tooFar(c *contact, id wire.NodeID) bool {
+	return c.ring.dense >= float64(8*s.cfg.FullMesh) && !s.search.torn.After(s.now) &&
+		nearer(s.self, id).share()*c.ring.dense > float64(s.cfg.FullMesh)
+}
+
+// nearer is the distance between two Node-IDs, going the shorter way.
+func nearer(x, y wire.NodeID) number {
+	a, b := distance(x, y), distance(y, x)
+	if b.less(a) {
+		return b
+	}
+	return a
 }
 
 // pupil returns the entry of id if it may be attached to now.
@@ -249,5 +283,8 @@ func (s *State) attachFailed(id wire.NodeID, inProgress bool) {
 	}
 	s.stats.AttachesFailed++
 	c.attach.fails++
+	if c.attach.fails > 1 {
+		c.stale = s.now
+	}
 	c.attach.at = s.now.Add(s.backoff(c.attach.fails))
 }

@@ -79,6 +79,7 @@ const (
 	yieldDelay    = 300 * time.Millisecond // the larger Node-ID lets the smaller one begin
 	memberDelay   = 2 * time.Second        // members let newcomers begin, so that they can join
 	lostDelay     = 5 * time.Second        // before a lost peer is tried again
+	noticeDelay   = 5 * time.Second        // in which others find out, too, that a peer is gone
 	leftDelay     = 30 * time.Second       // during which a peer that left is not attached to
 	leaveLinger   = 5 * time.Second        // for the LeaveAns, before its links are closed
 	bequestFor    = 30 * time.Second

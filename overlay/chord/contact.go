@@ -21,6 +21,8 @@ type contact struct {
 	purpose    purpose   // of the last Attach
 	sameRing   time.Time // until then it is taken to be in this ring
 	left       time.Time // until then it has left
+	// stale: lists older than this do not show that it lives: its link was lost, or Attaches failed
+	stale time.Time
 }
 
 // purpose is what an Attach is for.
@@ -65,6 +67,8 @@ type ringLink struct {
 	// pending is the Update that this Step sends it; zero: none
 	pending wire.ChordUpdateType
 	listed  []wire.NodeID
+	heard   time.Time // when it listed them
+	dense   float64   // how many peers the ring would have if all of it were like there; 0: unknown
 }
 
 func (c *contact) linked() bool { return c.boot.up || c.ring.up }
@@ -119,7 +123,8 @@ func (s *State) valid(id wire.NodeID) bool {
 func (s *State) idle(c *contact) bool {
 	return !c.discovered && !c.taught && !c.boot.up && !c.ring.up &&
 		!c.dial.busy() && !c.probe.busy() && !c.attach.busy() &&
-		!c.attach.at.After(s.now) && !c.left.After(s.now)
+		!c.attach.at.After(s.now) && !c.left.After(s.now) &&
+		(c.stale.IsZero() || c.stale.Add(2*s.cfg.UpdateInterval).Before(s.now)) // lists older than that have been renewed
 }
 
 func (s *State) forget() {

@@ -237,5 +237,10 @@ func (s *State) estimate() float64 {
 	if p+n > len(s.members) || p == 0 || n == 0 {
 		return float64(len(s.members) + 1) // the lists overlap: they hold everyone
 	}
-	return float64(p+n) / max(distance(s.pred[p-1], s.succ[n-1]).share(), math.SmallestNonzeroFloat32)
+	return density(s.pred[p-1], s.succ[n-1], p+n)
+}
+
+// density is the number of peers that a ring with so many gaps from a to b has.
+func density(a, b wire.NodeID, gaps int) float64 {
+	return float64(gaps) / max(distance(a, b).share(), math.SmallestNonzeroFloat32)
 }

@@ -16,7 +16,7 @@ func (s *State) linkUp(in LinkUp) {
 		s.emit(CloseLink{ID: in.ID, Kind: in.Kind})
 		return
 	}
-	c.left = time.Time{}
+	c.left, c.stale = time.Time{}, time.Time{}
 	if in.Kind == LinkBootstrap {
 		s.bootstrapUp(c, in.Ours)
 		return
@@ -153,6 +153,9 @@ func (s *State) linkDown(id wire.NodeID, kind LinkKind, failed bool) {
 		s.inherit(c.ring.listed)
 	}
 	c.ring = ringLink{}
+	if failed {
+		c.stale = s.now.Add(noticeDelay)
+	}
 	c.attach.at = s.now.Add(s.jitter(lostDelay))
 	c.dial.at = s.now.Add(s.jitter(lostDelay))
 	s.recut(true)

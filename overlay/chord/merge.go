@@ -24,9 +24,9 @@ func (s *State) discovered(id wire.NodeID) {
 	c.discovered = true
 	c.left = time.Time{}
 	if s.large {
-		// One that is new to this peer may come from another ring. Of a thousand who see it, a few
-		// make sure.
-		if s.cfg.Rand.Float64()*s.estimate() < 4 {
+		// One that is new to this peer may come from another ring. Of a thousand who see it, one
+		// makes sure.
+		if s.cfg.Rand.Float64()*s.estimate() < 1 {
 			s.dialSoon()
 		}
 		return
@@ -96,6 +96,9 @@ func (s *State) bootstrapUp(c *contact, ours bool) {
 	if !ours {
 		// The other side probes first; this one makes sure.
 		c.probe.at = s.now.Add(s.spread(memberDelay))
+		if s.large {
+			c.probe.at = s.now.Add(bootIdlePeer)
+		}
 	}
 }
 
@@ -193,6 +196,9 @@ func (s *State) probeFailed(via wire.NodeID) {
 	c.probe.until = time.Time{}
 	c.probe.fails++
 	c.probe.at = s.now.Add(s.backoff(c.probe.fails))
+	if s.large {
+		c.probe.at = s.now.Add(s.spread(s.cfg.DiscoveryInterval)) // there are others to ask
+	}
 }
 
 func (s *State) probeAnswered(via, owner wire.NodeID) {
@@ -256,7 +262,7 @@ func (s *State) schedule() {
 // long as everyone is connected to everyone; to one at a time, ever more rarely, in a large ring, whose
 // members together still do it often.
 func (s *State) scheduleDials() {
-	if s.large && s.dials.at.After(s.now) {
+	if s.phase == Joining || (s.large || s.phase == Alone) && s.dials.at.After(s.now) {
 		return
 	}
 	busy := 0
@@ -264,6 +270,9 @@ func (s *State) scheduleDials() {
 	for _, c := range s.contacts {
 		if c.dial.busy() {
 			busy++
+		}
+		if s.phase == Alone && (c.boot.up && c.probe.busy() || c.attach.busy()) {
+			return // it is about to join: let that come to its end
 		}
 		if !c.discovered || c.linked() || c.dial.busy() || c.attach.busy() {
 			continue
@@ -294,6 +303,13 @@ func (s *State) scheduleDials() {
 		return s.byDistance(a.id, b.id)
 	})
 	for _, c := range waiting[:max(min(room, len(waiting)), 0)] {
+		if s.phase == Alone {
+			// The next, should this one lead to nothing.
+			if s.dials.at.After(s.now) {
+				return
+			}
+			s.dials.at = s.now.Add(s.spread(yieldDelay))
+		}
 		c.dial.start(s.now, dialTimeout)
 		s.emit(Bootstrap{ID: c.id})
 	}

@@ -133,6 +133,9 @@ func (s *State) retable(lost bool) {
 		// behave as if it is joining the network and MUST use Pings to find a peer" (RFC 6940 §10.7.1).
 		s.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
 	}
+	if lost && len(s.members) > 0 && (!slices.Contains(oldSucc, s.succ[0]) || !slices.Contains(oldPred, s.pred[0])) {
+		s.search.torn = s.now.Add(bequestFor)
+	}
 	hold := s.cfg.Settle
 	if lost {
 		hold = s.cfg.HoldDown

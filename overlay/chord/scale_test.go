@@ -111,3 +111,150 @@ func TestScale(t *testing.T) {
 			per(idle.messages), per(idle.bytes+idle.linkUps), m.cost.messages, m.cost.bytes+m.cost.linkUps, float64(fingers)/float64(n), most, large, idle.what)
 	}
 }
+
+// churn lets kits come and go: sessions are exponential with this median, and as many come as go.
+func (m *sim) churn(n int, median, d time.Duration) {
+	end := m.now.Add(d)
+	mean := float64(median) / math.Ln2
+	for {
+		gap := time.Duration(m.rand.ExpFloat64() * mean / float64(n))
+		if m.now.Add(gap).After(end) {
+			m.run(end.Sub(m.now))
+			return
+		}
+		m.run(gap)
+		m.kill(m.ids[m.rand.IntN(len(m.ids))])
+		m.start(m.randomID())
+	}
+}
+
+// TestChurn is the published case of Bamboo: sessions with a median of 1.4 minutes.
+func TestChurn(t *testing.T) {
+	n := 1000
+	if testing.Short() {
+		n = 300
+	}
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) { churnCase(t, n, mode.cfg) })
+	}
+}
+
+var modes = []struct {
+	name string
+	cfg  Config
+}{{"reactive", Config{}}, {"periodic", Config{Periodic: true}}, {"self-tuning", Config{SelfTuning: true}}}
+
+func churnCase(t *testing.T, n int, cfg Config) {
+	m := newBigSim(t, 5)
+	m.cfg = cfg
+	m.grow(n, 20)
+	m.mustConverge(3*time.Minute, "grown")
+	m.churn(n, 84*time.Second, 3*time.Minute)
+	m.cost = cost{}
+	const d = 3 * time.Minute
+	m.churn(n, 84*time.Second, d)
+	c := m.cost
+	hops, misses := m.lookups(2000)
+	links, _ := m.links()
+	per := float64(n) * d.Seconds()
+	right := 0
+	for i, id := range m.ids {
+		if s := m.nodes[id].state; len(s.succ) > 0 && s.succ[0] == m.ids[(i+1)%n] {
+			right++
+		}
+	}
+	took, err := m.until(2*time.Minute, m.oneRing)
+	f := 0.0
+	for _, id := range m.ids {
+		f += float64(len(m.nodes[id].state.fingerList())) / float64(n)
+	}
+	if err != nil {
+		t.Errorf("%v", err)
+	}
+	what := map[string]int{}
+	for k, v := range c.what {
+		what[k] = int(float64(v) / per)
+	}
+	t.Logf("%.2f messages/s and %.0f B/s per kit (%v), %.3f links/s with %.0f B/s; hops %.2f, p99 %d, %d of 2000 miss; %d of %d successors right; %.1f links %.1f fingers; one ring %v after",
+		float64(c.messages)/per, float64(c.bytes)/per, what, float64(c.links)/per, float64(c.linkUps)/per,
+		mean(hops), hops[len(hops)*99/100], misses, right, n, links, f, took)
+}
+
+// TestManySingletons powers up kits within a second that all see each other, or some of each other.
+func TestManySingletons(t *testing.T) {
+	sizes := []int{32, 64, 128, 256}
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
+	for _, n := range sizes {
+		for _, sight := range []int{0, 8} {
+			m := newBigSim(t, uint64(n))
+			m.sight = sight
+			m.powerUp(n)
+			d := m.mustConverge(3*time.Minute, fmt.Sprint(n, " kits at once"))
+			t.Logf("%d kits, each sees %d (0: all): one ring %v after the last was switched on; each sent %.0f messages, %.0f kB, and made %.1f links",
+				n, sight, d, float64(m.cost.messages)/float64(n), float64(m.cost.bytes+m.cost.linkUps)/1000/float64(n), float64(m.cost.links)/float64(n))
+			m.routesEverywhere()
+		}
+	}
+}
+
+// islands grows rings that do not see each other.
+func (m *sim) islands(sizes ...int) {
+	for i, n := range sizes {
+		for range n {
+			id := m.randomID()
+			m.island[id] = i
+			m.start(id)
+			m.run(50 * time.Millisecond)
+		}
+	}
+}
+
+// TestMergeOfManyRings: rings that meet become one.
+func TestMergeOfManyRings(t *testing.T) {
+	cases := [][]int{{64, 64}, {20, 30, 40, 50, 60}, {500, 500}, {1, 200}}
+	if testing.Short() {
+		cases = [][]int{{30, 30}, {1, 40}}
+	}
+	for _, sizes := range cases {
+		m := newBigSim(t, 11)
+		m.islands(sizes...)
+		m.mustConverge(3*time.Minute, "islands")
+		m.run(5 * time.Minute)
+		m.mustConverge(0, "islands, later")
+		m.cost = cost{}
+		m.heal()
+		d := m.mustConverge(4*time.Minute, fmt.Sprint("merge of ", sizes))
+		n := float64(len(m.ids))
+		t.Logf("rings of %v are one after %v; each kit sent %.0f messages, %.0f kB, and made %.1f links", sizes, d,
+			float64(m.cost.messages)/n, float64(m.cost.bytes+m.cost.linkUps)/1000/n, float64(m.cost.links)/n)
+		m.routesEverywhere()
+	}
+}
+
+// TestManyDieAtOnce takes 30 % of the kits away in one moment.
+func TestManyDieAtOnce(t *testing.T) {
+	sizes := []int{64, 256, 1000}
+	if testing.Short() {
+		sizes = sizes[:1]
+	}
+	for _, n := range sizes {
+		for _, mode := range modes {
+			m := newBigSim(t, uint64(n))
+			m.cfg = mode.cfg
+			m.grow(n, 20)
+			m.mustConverge(5*time.Minute, "grown")
+			m.run(3 * time.Minute)
+			for range n * 3 / 10 {
+				m.kill(m.ids[m.rand.IntN(len(m.ids))])
+			}
+			d := m.mustConverge(15*time.Minute, fmt.Sprintf("%s: 30 %% of %d dead", mode.name, n))
+			t.Logf("%s: 30 %% of %d kits dead: the ring of the others is right after %v", mode.name, n, d)
+			m.run(10 * time.Second) // until the last link to a dead one has timed out
+			if _, misses := m.lookups(500); misses > 0 {
+				t.Errorf("%s: %d of 500 lookups do not arrive", mode.name, misses)
+			}
+		}
+	}
+}

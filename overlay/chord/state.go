@@ -87,7 +87,9 @@ type searching struct {
 	under     []*contact
 	bequest   []wire.NodeID // what neighbours that are gone had listed, or said in their Leave
 	bequestTo time.Time
-	lastProbe int // which member was probed last
+	torn      time.Time // until then, it is followed: all neighbours of one side were lost
+	lastProbe int       // which member was probed last
+	guided    time.Time // no Ping for the own place before
 }
 
 // scratch is memory used again from Step to Step.
@@ -225,6 +227,9 @@ func (s *State) Deadline() time.Time {
 	sooner(s.tuning.at)
 	if s.updates.near || s.updates.all {
 		sooner(s.updates.last.Add(coalesce))
+	}
+	if s.phase == Alone {
+		sooner(s.dials.at)
 	}
 	if s.large {
 		sooner(s.dials.at)

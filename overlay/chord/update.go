@@ -155,6 +155,11 @@ func (s *State) listen(c *contact, u wire.ChordUpdate) {
 		}
 	}
 	s.scratch.ids = ids
+	c.ring.heard = s.now
+	c.ring.dense = 0
+	if p, n := len(u.Predecessors), len(u.Successors); p > 0 && n > 0 && p+n >= 2*s.cfg.Neighbours {
+		c.ring.dense = density(u.Predecessors[p-1], u.Successors[n-1], p+n)
+	}
 	if !slices.Equal(ids, c.ring.listed) {
 		c.ring.listed = slices.Clone(ids)
 		s.search.stale = true
