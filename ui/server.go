@@ -1,8 +1,8 @@
 // Package ui serves a kit's status: one page for people and the same content as JSON for programs.
 //
 // It shows and changes nothing, so it needs no login, and it loads nothing from outside the kit.
-// The package knows neither the overlay nor SIP: the composition root hands it a function that
-// returns a Status. A Server may be used from any goroutine.
+// The package knows neither the overlay nor SIP: the composition root hands it functions that
+// return a Status, and the way to somebody. A Server may be used from any goroutine.
 package ui
 
 import (
@@ -28,19 +28,26 @@ var assets embed.FS
 // kernel's queue. A page is served in milliseconds, so this is far above what a kit's radio carries.
 const maxConnections = 64
 
-// Server renders a kit's status.
-type Server struct {
-	status func() Status
-	page   *template.Template
-	mux    *http.ServeMux
-	log    *slog.Logger
+// Config is what a Server shows. Its functions are called from the goroutine of each request.
+type Config struct {
+	Status func() Status // the picture to show; required
+	// Trace finds the way to a person or a kit; nil: there is no /trace.json. At most one runs in a second.
+	Trace func(ctx context.Context, to string) (Trace, error)
+	Log   *slog.Logger // nil discards
 }
 
-// New returns a Server that asks status for the picture to show; status is called from the
-// goroutine of each request. A nil log discards.
-func New(status func() Status, log *slog.Logger) (*Server, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// Server renders a kit's status.
+type Server struct {
+	cfg     Config
+	page    *template.Template
+	mux     *http.ServeMux
+	tracing chan struct{} // holds one while there may be no other trace
+}
+
+// New returns a Server.
+func New(cfg Config) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	page, err := template.New("page.html").Funcs(template.FuncMap{
 		"age":   Age,
@@ -55,10 +62,13 @@ func New(status func() Status, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status page assets: %w", err)
 	}
-	s := &Server{status: status, page: page, mux: http.NewServeMux(), log: log}
+	s := &Server{cfg: cfg, page: page, mux: http.NewServeMux(), tracing: make(chan struct{}, 1)}
 	s.mux.HandleFunc("GET /{$}", s.servePage("page.html"))
 	s.mux.HandleFunc("GET /fragment", s.servePage("content"))
 	s.mux.HandleFunc("GET /status.json", s.serveJSON)
+	if cfg.Trace != nil {
+		s.mux.HandleFunc("GET /trace.json", s.serveTrace)
+	}
 	s.mux.Handle("GET /assets/", http.StripPrefix("/assets/", http.FileServerFS(static)))
 	return s, nil
 }
@@ -83,7 +93,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		WriteTimeout:      20 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
@@ -96,8 +106,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) servePage(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		if err := s.page.ExecuteTemplate(w, name, s.status()); err != nil {
-			s.log.Debug("status page not sent", "err", err)
+		if err := s.page.ExecuteTemplate(w, name, s.cfg.Status()); err != nil {
+			s.cfg.Log.Debug("status page not sent", "err", err)
 		}
 	}
 }
@@ -106,8 +116,8 @@ func (s *Server) serveJSON(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	if err := e.Encode(s.status()); err != nil {
-		s.log.Debug("status not sent", "err", err)
+	if err := e.Encode(s.cfg.Status()); err != nil {
+		s.cfg.Log.Debug("status not sent", "err", err)
 	}
 }
 

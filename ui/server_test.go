@@ -26,7 +26,7 @@ func sample() Status {
 
 func get(t *testing.T, path string) (*http.Response, string) {
 	t.Helper()
-	s, err := New(sample, nil)
+	s, err := New(Config{Status: sample})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestPageShowsEveryPart(t *testing.T) {
 
 func TestPageSaysWhenNothingIsWrong(t *testing.T) {
 	well := func() Status { return Status{Health: []Check{{Name: "overlay", State: "ok"}}} }
-	s, err := New(well, nil)
+	s, err := New(Config{Status: well})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestJSONIsTheSameStatus(t *testing.T) {
 }
 
 func TestUnknownPathsAndMethods(t *testing.T) {
-	s, err := New(sample, nil)
+	s, err := New(Config{Status: sample})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 }
 
 func TestServeEndsWithItsContext(t *testing.T) {
-	s, err := New(sample, nil)
+	s, err := New(Config{Status: sample})
 	if err != nil {
 		t.Fatal(err)
 	}

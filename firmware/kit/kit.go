@@ -133,6 +133,7 @@ func (k *Kit) watchInterfaces(ctx context.Context, ready func()) error {
 		if t := k.overlay.links.Load(); t != nil {
 			t.AddressesChanged() // a link whose address is gone is lost now, not after its silence was long enough
 		}
+		k.overlay.relaying.Load().addressesChanged()
 		if len(k.linkAddresses()) == 0 {
 			k.health.Warn("links", "no interface leads to other kits: no cable, or no address on it")
 		} else {

@@ -135,6 +135,20 @@ func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// machineUptime is how long the board has been up; 0 where the system does not tell.
+func machineUptime() time.Duration {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	s, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
 // residentMemory is what the process has in memory, in bytes; 0 where the system does not tell.
 func residentMemory() int64 {
 	b, err := os.ReadFile("/proc/self/statm")

@@ -127,6 +127,13 @@ func (k *Kit) onLink(a netip.Addr, iface string) bool {
 	return false
 }
 
+// addressesChanged has the server follow the addresses at once. r may be nil.
+func (r *relaying) addressesChanged() {
+	if r != nil && r.server != nil {
+		r.server.AddressesChanged()
+	}
+}
+
 // relayPatience is how long the server may take to listen on an address that appeared.
 const relayPatience = 10 * time.Second
 

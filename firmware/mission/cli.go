@@ -206,6 +206,32 @@ func (c RevokeCommand) Write(w io.Writer) error {
 	return err
 }
 
+// DiagnoseCommand is `fieldkit mission diagnose FILE NODE-ID`.
+type DiagnoseCommand struct {
+	File string `arg:"" help:"Mission file, with its root key." type:"existingfile"`
+	Node string `arg:"" name:"node-id" help:"Node-ID of the kit that may ask, as its page shows it."`
+}
+
+// Write changes the mission file and tells how it reaches the kits.
+func (c DiagnoseCommand) Write(w io.Writer) error {
+	m, err := Load(c.File)
+	if err != nil {
+		return err
+	}
+	id, err := wire.ParseNodeID(c.Node)
+	if err != nil {
+		return err
+	}
+	if m, err = m.LetDiagnose(id); err != nil {
+		return err
+	}
+	if err := m.Save(c.File); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "Kit %s may ask the others how they are, by configuration %d. Give the file to any kit of the mission: the others learn it from there.\n", id, m.Document().Sequence)
+	return err
+}
+
 // DocumentCommand is `fieldkit mission document FILE`.
 type DocumentCommand struct {
 	File string `arg:"" help:"Mission file." type:"existingfile"`

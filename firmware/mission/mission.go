@@ -402,6 +402,24 @@ func (m *Mission) Revoke(id wire.NodeID) (*Mission, error) {
 	if slices.Contains(m.document.BadNodes, id) {
 		return nil, fmt.Errorf("kit %s: revoked already", id)
 	}
+	return m.change(func(d *ident.Document) { d.BadNodes = append(d.BadNodes, id) })
+}
+
+// LetDiagnose is the mission with a new configuration document by which a kit may ask the others for everything that
+// they tell of themselves (access-node, RFC 7851 §7). It needs the root key.
+func (m *Mission) LetDiagnose(id wire.NodeID) (*Mission, error) {
+	if m.document.MayDiagnose(uint16(wire.DiagSoftwareVersion), id) {
+		return nil, fmt.Errorf("kit %s: may ask already", id)
+	}
+	return m.change(func(d *ident.Document) {
+		for kind := wire.DiagStatusInfo; kind <= wire.DiagBatteryStatus; kind++ {
+			d.LetDiagnose(uint16(kind), id)
+		}
+	})
+}
+
+// change is the mission with the next configuration document, signed by its root.
+func (m *Mission) change(f func(*ident.Document)) (*Mission, error) {
 	a, err := m.Authority()
 	if err != nil {
 		return nil, err
@@ -415,7 +433,7 @@ func (m *Mission) Revoke(id wire.NodeID) (*Mission, error) {
 		return nil, err
 	}
 	d.Sequence = ident.NextSequence(d.Sequence)
-	d.BadNodes = append(d.BadNodes, id)
+	f(d)
 	if d, err = d.Sign(s); err != nil {
 		return nil, err
 	}

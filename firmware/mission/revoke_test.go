@@ -38,6 +38,35 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// "The default policy or access rule for a type of diagnostic information is "deny" unless specified" (RFC 7851 §4.1).
+func TestLetDiagnose(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.mission")
+	m := must(New("relief", Options{}))
+	if err := m.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	a := must(m.Authority())
+	asks, other := must(a.NewIdentity()).NodeID(), must(a.NewIdentity()).NodeID()
+	var out bytes.Buffer
+	if err := (DiagnoseCommand{File: path, Node: asks.String()}).Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	d := must(Load(path)).Document()
+	if err := d.Verify(m.Document(), m.Trust(), time.Time{}); err != nil || d.Sequence != m.Document().Sequence+1 {
+		t.Errorf("sequence %d, a kit with the old document says: %v", d.Sequence, err)
+	}
+	for kind := uint16(1); kind <= 0x10; kind++ {
+		if m.Document().MayDiagnose(kind, asks) || !d.MayDiagnose(kind, asks) || d.MayDiagnose(kind, other) {
+			t.Errorf("kind %#x: %v before, %v after, %v for another kit", kind, m.Document().MayDiagnose(kind, asks), d.MayDiagnose(kind, asks), d.MayDiagnose(kind, other))
+		}
+	}
+	for _, node := range []string{asks.String(), "xyz"} { // already, and no Node-ID
+		if err := (DiagnoseCommand{File: path, Node: node}).Write(&out); err == nil {
+			t.Errorf("%s: no error", node)
+		}
+	}
+}
+
 func TestWithDocumentTakesNewerOnesOnly(t *testing.T) {
 	m := must(New("relief", Options{}))
 	newer := must(m.Revoke(must(must(m.Authority()).NewIdentity()).NodeID()))

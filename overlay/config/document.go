@@ -237,6 +237,18 @@ func (d *Document) MayDiagnose(kind uint16, node wire.NodeID) bool {
 	return i >= 0 && slices.Contains(d.Rest.Diagnostics[i].Nodes, node)
 }
 
+// LetDiagnose makes a node one of those that may ask for a kind of diagnostic information.
+func (d *Document) LetDiagnose(kind uint16, node wire.NodeID) {
+	i := slices.IndexFunc(d.Rest.Diagnostics, func(g Diagnostic) bool { return g.Kind == kind })
+	if i < 0 {
+		i = len(d.Rest.Diagnostics)
+		d.Rest.Diagnostics = append(d.Rest.Diagnostics, Diagnostic{Kind: kind})
+	}
+	if g := &d.Rest.Diagnostics[i]; !slices.Contains(g.Nodes, node) {
+		g.Nodes = append(g.Nodes, node)
+	}
+}
+
 // implemented are the namespaces whose elements this implementation acts on.
 var implemented = []string{nsBase, nsChord, nsSIP, NSSelfTuning, NSDiagnostics}
 

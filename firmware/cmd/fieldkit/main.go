@@ -22,10 +22,11 @@ import (
 
 type commands struct {
 	Mission struct {
-		New    missionNew    `cmd:"" help:"Make a mission: its root, its configuration, its Wi-Fi."`
-		Show   missionShow   `cmd:"" help:"Show what is in a mission file."`
-		Revoke missionRevoke `cmd:"" help:"Cut off a lost kit: no other kit believes it any more."`
-		Export missionExport `cmd:"" help:"Write a copy without the root key, for kits that are in."`
+		New      missionNew      `cmd:"" help:"Make a mission: its root, its configuration, its Wi-Fi."`
+		Show     missionShow     `cmd:"" help:"Show what is in a mission file."`
+		Diagnose missionDiagnose `cmd:"" help:"Let a kit ask the others how they are."`
+		Revoke   missionRevoke   `cmd:"" help:"Cut off a lost kit: no other kit believes it any more."`
+		Export   missionExport   `cmd:"" help:"Write a copy without the root key, for kits that are in."`
 
 		Document missionDocument `cmd:"" help:"Print the signed configuration document (.relo)."`
 		Merge    missionMerge    `cmd:"" help:"Bring together what two stewards signed without knowing of each other."`
@@ -35,6 +36,7 @@ type commands struct {
 		List handsetList `cmd:"" help:"List the handset accounts."`
 	} `cmd:"" help:"The handset accounts of a mission."`
 	Enrol   enrolCommands    `cmd:"" help:"Let kits into a mission whose root key stays at home."`
+	Trace   traceCommand     `cmd:"" help:"Follow the way to a kit, or to where a person is registered, kit by kit."`
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
 	Lab     labCommand       `cmd:"" help:"Run several kits and phones on this machine."`
 	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`
@@ -61,10 +63,11 @@ func main() {
 }
 
 type (
-	missionNew    struct{ mission.NewCommand }
-	missionShow   struct{ mission.ShowCommand }
-	missionRevoke struct{ mission.RevokeCommand }
-	missionExport struct{ mission.ExportCommand }
+	missionNew      struct{ mission.NewCommand }
+	missionShow     struct{ mission.ShowCommand }
+	missionDiagnose struct{ mission.DiagnoseCommand }
+	missionRevoke   struct{ mission.RevokeCommand }
+	missionExport   struct{ mission.ExportCommand }
 
 	missionDocument struct{ mission.DocumentCommand }
 	missionMerge    struct{ mission.MergeCommand }
@@ -73,10 +76,11 @@ type (
 	handsetList struct{ mission.HandsetListCommand }
 )
 
-func (c missionNew) Run() error    { return c.Write(os.Stdout) }
-func (c missionShow) Run() error   { return c.Write(os.Stdout) }
-func (c missionRevoke) Run() error { return c.Write(os.Stdout) }
-func (c missionExport) Run() error { return c.Write(os.Stdout) }
+func (c missionNew) Run() error      { return c.Write(os.Stdout) }
+func (c missionShow) Run() error     { return c.Write(os.Stdout) }
+func (c missionDiagnose) Run() error { return c.Write(os.Stdout) }
+func (c missionRevoke) Run() error   { return c.Write(os.Stdout) }
+func (c missionExport) Run() error   { return c.Write(os.Stdout) }
 
 func (c missionDocument) Run() error { return c.Write(os.Stdout) }
 func (c missionMerge) Run() error    { return c.Write(os.Stdout) }

@@ -40,29 +40,36 @@ func (c statusCommand) write(ctx context.Context, w io.Writer) error {
 }
 
 func (c statusCommand) ask(ctx context.Context) (s ui.Status, err error) {
-	url := c.Kit
+	return s, fetchJSON(ctx, c.Kit, "/status.json", &s)
+}
+
+// fetchJSON reads what a kit's page says at a path. A refusal is an error with the kit's own words.
+func fetchJSON(ctx context.Context, kit, path string, v any) error {
+	url := kit
 	if !strings.Contains(url, "://") {
 		url = "http://" + url
 	}
-	url = strings.TrimSuffix(url, "/") + "/status.json"
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	url = strings.TrimSuffix(url, "/") + path
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	r, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer r.Body.Close()
+	body := http.MaxBytesReader(nil, r.Body, maxStatus)
 	if r.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("%s: %s", url, r.Status)
+		why, _ := io.ReadAll(io.LimitReader(body, 200)) // no more than a hint
+		return fmt.Errorf("%s: %s %s", url, r.Status, lab.Printable(strings.TrimSpace(string(why))))
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxStatus)).Decode(&s); err != nil {
-		return s, fmt.Errorf("%s: %w", url, err)
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", url, err)
 	}
-	return s, nil
+	return nil
 }
 
 // describe puts the status in words, a section for each thing that there is.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -104,5 +105,39 @@ func TestStatusOfWhatIsNoKit(t *testing.T) {
 	}
 	if err := (statusCommand{Kit: "127.0.0.1:1"}).write(t.Context(), new(bytes.Buffer)); err == nil {
 		t.Error("nobody was there, and that is no error")
+	}
+}
+
+func TestTraceInWords(t *testing.T) {
+	for _, c := range []struct {
+		trace ui.Trace
+		want  string
+		err   error
+	}{
+		{ui.Trace{To: "10101", Target: "0a"}, "Way to 10101 (0a)\nThe kit that was asked is responsible itself.\n", nil},
+		{
+			ui.Trace{To: "hut", Target: "0b", Hops: []ui.Hop{
+				{NodeID: "0c", Number: 102, Name: "mill\x1b[2J", RTTMS: 1.26, Diagnostics: map[string]string{"B": "2", "A": "1"}}, {NodeID: "0b", RTTMS: 3},
+			}},
+			"Way to hut (0b)\n1 | 102 mill\ufffd[2J | 0c | 1.3 ms\n | A | 1 | \n | B | 2 | \n2 | 0b | 3.0 ms\n", nil,
+		},
+		{ui.Trace{To: "hut", Target: "0b", Hops: []ui.Hop{}, Error: "no answer"}, "Way to hut (0b)\n", errNoWay},
+	} {
+		b, err := json.Marshal(c.trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/trace.json" || r.URL.Query().Get("to") != "a b" {
+				t.Errorf("asked for %v", r.URL)
+			}
+			_, _ = w.Write(b)
+		}))
+		var out bytes.Buffer
+		err = traceCommand{Whom: "a b", Kit: s.URL}.write(t.Context(), &out)
+		s.Close()
+		if got := regexp.MustCompile(` {2,}`).ReplaceAllString(out.String(), " | "); got != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%v\n%q\nwant\n%q", err, got, c.want)
+		}
 	}
 }
