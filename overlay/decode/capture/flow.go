@@ -31,10 +31,16 @@ func isMessage(b []byte) bool { return len(b) >= 4 && binary.BigEndian.Uint32(b)
 // isFrameType reports whether b begins with the type of a frame.
 func isFrameType(b []byte) bool { return b[0] == wire.FrameData || b[0] == wire.FrameAck }
 
-// datagram reads the payload of a UDP packet: DTLS records, or what is RELOAD in plain. On RELOAD's own port whatever
-// begins like a frame is taken for one, so that a malformed one is seen; elsewhere it must look like one, since the same
-// first octets begin RTP packets.
+// datagram reads the payload of a UDP packet, and what TURN carries in one.
 func (r *Reader) datagram(f *flow, dir int, b []byte) {
+	if !r.relayed(f, dir, b) {
+		r.payload(f, dir, b)
+	}
+}
+
+// payload reads DTLS records, or what is RELOAD in plain. On RELOAD's own port whatever begins like a frame is taken for
+// one, so that a malformed one is seen; elsewhere it must look like one, since the same first octets begin RTP packets.
+func (r *Reader) payload(f *flow, dir int, b []byte) {
 	const dtlsVersions = 0xfe
 	data := b[0] == wire.FrameData && len(b) >= wire.FrameDataOverhead && isMessage(b[wire.FrameDataOverhead:])
 	ack := b[0] == wire.FrameAck && len(b) == wire.FrameAckLen && f.reload

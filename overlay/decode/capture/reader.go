@@ -42,7 +42,7 @@ type Stats struct {
 	Keyed    uint64 // of these, ones whose secret is in the key log, with a cipher suite that is known
 	Locked   uint64 // protected records without a secret
 	Failed   uint64 // protected records that the secret does not open
-	Other    uint64 // datagrams, records and streams that are not RELOAD
+	Other    uint64 // datagrams, records and streams that are not RELOAD, without those that only carry others
 	Broken   uint64 // streams with a hole, or that are not what they should be
 	Cut      uint64 // packets of which the capture has only the beginning, and IP fragments
 	Evicted  uint64 // connections forgotten for newer ones
@@ -180,6 +180,8 @@ type flow struct {
 	asked    *session
 	sessions [2]*session
 	dirs     [2]stream
+	channels map[uint16]netip.AddrPort // of a TURN client, in direction client, at its server
+	client   int
 }
 
 // flow finds or makes the flow of the packet that is being read.

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/pion/dtls/v2"
 
+	"fieldkit/overlay/stun"
 	"fieldkit/overlay/wire"
 )
 
@@ -411,6 +413,17 @@ func FuzzCapture(f *testing.F) {
 		}
 		f.Add(tape.buf.Bytes(), keys)
 	}
+	tape := newTape(f, layers.LinkTypeRaw, true)
+	peer := netip.MustParseAddrPort("198.51.100.7:5555")
+	tape.udp(true, turnMessage(stun.ChannelBind, peer, 0x4000, nil))
+	for i, s := range list {
+		if i%2 == 0 {
+			tape.udp(s.up, channelData(0x4000, s.data))
+		} else {
+			tape.udp(true, turnMessage(stun.SendIndication, peer, 0, s.data))
+		}
+	}
+	f.Add(tape.buf.Bytes(), keys)
 	f.Fuzz(func(t *testing.T, file []byte, keys string) {
 		log, _ := ReadKeyLog(strings.NewReader(keys))
 		r, err := NewReader(bytes.NewReader(file), log)
