@@ -2,8 +2,10 @@ package decode
 
 import (
 	"encoding/hex"
-	"encoding/json"
+	"fmt"
 	"strconv"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -56,14 +58,26 @@ func (p *printer) boolean(name string, v bool) {
 	p.b = strconv.AppendBool(p.b, v)
 }
 
-// str appends text of this program.
+// str appends text. What a terminal would obey rather than show is escaped: much of it is a stranger's.
 func (p *printer) str(name, v string) {
 	p.name(name)
-	quoted, err := json.Marshal(v)
-	if err != nil { // a string can be marshalled
-		panic(err)
+	p.b = append(p.b, '"')
+	for _, r := range v {
+		switch {
+		case r == '"' || r == '\\':
+			p.b = append(p.b, '\\', byte(r))
+		case r == '\n':
+			p.b = append(p.b, `\n`...)
+		case unicode.IsPrint(r):
+			p.b = utf8.AppendRune(p.b, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			p.b = fmt.Appendf(p.b, `\u%04x\u%04x`, high, low)
+		default:
+			p.b = fmt.Appendf(p.b, `\u%04x`, r)
+		}
 	}
-	p.b = append(p.b, quoted...)
+	p.b = append(p.b, '"')
 }
 
 // opaque appends bytes in hex.
