@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"fieldkit/overlay/config"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
@@ -23,14 +24,15 @@ type NewCommand struct {
 	SelfSigned   bool     `help:"Kits make their own certificates: whoever has the mission file is in, and names are taken first come, first served."`
 	SharedSecret bool     `help:"Kits link only with who knows a secret that is in the mission file."`
 	Enrol        []string `help:"URL of an enrolment server, https://…, which lets kits in and gives out their Node-IDs." placeholder:"URL"`
-	NoICE        bool     `name:"no-ice" help:"Kits link directly, without ICE: for missions on one network without NAT."`
+	Links        Links    `help:"How kits link: ice finds a way, through a third kit if need be; direct does without, on one network; tcp where UDP is blocked." enum:"ice,direct,tcp" default:"ice"`
+	SelfTuning   bool     `help:"Have the ring tune itself (RFC 7363): for dozens of kits."`
 }
 
 // Write makes the mission and its file, and tells about it.
 func (c NewCommand) Write(w io.Writer) error {
 	m, err := New(c.Name, Options{
 		Overlay: c.Overlay, SSID: c.SSID, SelfSigned: c.SelfSigned, SharedSecret: c.SharedSecret, Enrol: c.Enrol,
-		Configure: func(d *ident.Document) { d.NoICE = c.NoICE },
+		Links: c.Links, SelfTuning: c.SelfTuning,
 	})
 	if err != nil {
 		return err
@@ -115,7 +117,10 @@ func (c ShowCommand) Write(w io.Writer) error {
 		return e.Encode(s)
 	}
 	links := "DTLS over ICE"
-	if d.NoICE {
+	switch {
+	case d.NoICE && slices.Equal(d.Rest.LinkProtocols, []string{config.LinkTCPNoICE}):
+		links = "TLS over TCP"
+	case d.NoICE:
 		links = "direct, DTLS or TLS"
 	}
 	if d.Rest.SharedSecret {
@@ -138,6 +143,7 @@ func (c ShowCommand) Write(w io.Writer) error {
 	row("root key", root)
 	row("configuration", fmt.Sprintf("sequence %d, hash %s", s.Sequence, s.DocumentHash))
 	row("links", links)
+	row("ring", d.TopologyPlugin)
 	row("revoked kits", len(s.BadNodes))
 	for _, id := range s.BadNodes {
 		row("", id)

@@ -86,8 +86,35 @@ type Options struct {
 	SharedSecret bool
 	// Enrol are the https URLs of enrolment servers, which assign Node-IDs (RFC 6940 §11.3).
 	Enrol []string
+	// Links is what kits link by; "" is ByICE.
+	Links Links
+	// SelfTuning has the ring tune its timers and tables by itself (RFC 7363): for overlays of dozens of kits.
+	SelfTuning bool
 	// Configure changes the configuration document before it is signed; may be nil.
 	Configure func(*ident.Document)
+}
+
+// Links are the ways in which a mission can have its kits link (RFC 6940 §6.6, docs/adr/0014).
+type Links string
+
+// Ways to link.
+const (
+	ByICE    Links = "ice"    // DTLS over UDP, the way found by ICE, through a third kit if need be
+	Directly Links = "direct" // without ICE: DTLS over UDP, TLS over TCP where that does not get through
+	ByTCP    Links = "tcp"    // TLS over TCP alone
+)
+
+func (l Links) configure(d *ident.Document) error {
+	switch l {
+	case "", ByICE:
+	case Directly:
+		d.NoICE = true
+	case ByTCP:
+		d.NoICE, d.Rest.LinkProtocols = true, []string{config.LinkTCPNoICE}
+	default:
+		return fmt.Errorf("links by %q: want %s, %s or %s", l, ByICE, Directly, ByTCP)
+	}
+	return nil
 }
 
 // New makes a mission: root, signed configuration document, Wi-Fi.
@@ -114,6 +141,13 @@ func New(name string, opt Options) (*Mission, error) {
 	if opt.SelfSigned {
 		// With a root-cert in it, it would not be said who decides over a Node-ID.
 		d.SelfSigned, d.RootCerts = true, nil
+	}
+	if err := opt.Links.configure(d); err != nil {
+		return nil, err
+	}
+	if opt.SelfTuning {
+		d.TopologyPlugin = config.ChordSelfTuning
+		d.Rest.MandatoryExtensions = append(d.Rest.MandatoryExtensions, config.NSSelfTuning)
 	}
 	if opt.Configure != nil {
 		opt.Configure(d)

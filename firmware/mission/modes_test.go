@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,7 +94,7 @@ func TestSharedSecretMission(t *testing.T) {
 	}
 	var out bytes.Buffer
 	t.Chdir(t.TempDir())
-	if err := (NewCommand{Name: "closed", SharedSecret: true, SelfSigned: true, NoICE: true, Out: "x.mission"}).Write(&out); err != nil {
+	if err := (NewCommand{Name: "closed", SharedSecret: true, SelfSigned: true, Links: Directly, Out: "x.mission"}).Write(&out); err != nil {
 		t.Fatal(err)
 	}
 	made := must(Load("x.mission"))
@@ -208,5 +209,38 @@ func TestMergeOfDocuments(t *testing.T) {
 	}
 	if err := (MergeCommand{File: "a.mission", Other: "x"}).Write(&out); !errors.Is(err, ErrInvalid) {
 		t.Errorf("nonsense: %v", err)
+	}
+}
+
+func TestLinksAndSelfTuningAreInTheDocument(t *testing.T) {
+	for _, c := range []struct {
+		opt   Options
+		noICE bool
+		names []string
+		ring  string
+	}{
+		{Options{}, false, nil, config.ChordReload},
+		{Options{Links: ByICE}, false, nil, config.ChordReload},
+		{Options{Links: Directly, SelfTuning: true}, true, nil, config.ChordSelfTuning},
+		{Options{Links: ByTCP}, true, []string{"TLS-TCP-FH-NO-ICE"}, config.ChordReload},
+	} {
+		m, err := New("relief", c.opt)
+		if err != nil {
+			t.Fatalf("%+v: %v", c.opt, err)
+		}
+		// As a kit reads it from the file.
+		b, err := m.Marshal()
+		if err == nil {
+			m, err = Parse(b)
+		}
+		if err != nil {
+			t.Fatalf("%+v: %v", c.opt, err)
+		}
+		if d := m.Document(); d.NoICE != c.noICE || !slices.Equal(d.Rest.LinkProtocols, c.names) || d.TopologyPlugin != c.ring {
+			t.Errorf("%+v: no-ice %v, protocols %v, plugin %s", c.opt, d.NoICE, d.Rest.LinkProtocols, d.TopologyPlugin)
+		}
+	}
+	if _, err := New("relief", Options{Links: "pigeon"}); err == nil {
+		t.Error("links by pigeon")
 	}
 }

@@ -8,26 +8,22 @@ import (
 
 	"fieldkit/firmware/lab"
 	"fieldkit/firmware/mission"
-	"fieldkit/overlay/config"
 )
 
 // The links that a mission's configuration document can ask for (RFC 6940 §6.6, §11.1, §13.4) and the ways in which
 // its kits get their certificates carry a ring and a call alike.
 func TestRingAndCallOverEveryKindOfLink(t *testing.T) {
 	const no, yes = false, true
-	direct := func(d *config.Document) { d.NoICE = true }
 	for _, c := range []struct {
 		name    string
 		mission mission.Options
 		cable   map[traffic]bool // what is on the cable between the kits during the call
 	}{
 		{"DTLS-UDP-SR", mission.Options{}, map[traffic]bool{ice: yes, dtls: yes, tcp: no}},
-		{"DTLS-UDP-SR-NO-ICE", mission.Options{Configure: direct}, map[traffic]bool{ice: no, dtls: yes, tcp: no}},
-		{"TLS-TCP-FH-NO-ICE", mission.Options{Configure: func(d *config.Document) {
-			direct(d)
-			d.Rest.LinkProtocols = []string{config.LinkTCPNoICE}
-		}}, map[traffic]bool{ice: no, dtls: no, tcp: yes}},
+		{"DTLS-UDP-SR-NO-ICE", mission.Options{Links: mission.Directly}, map[traffic]bool{ice: no, dtls: yes, tcp: no}},
+		{"TLS-TCP-FH-NO-ICE", mission.Options{Links: mission.ByTCP}, map[traffic]bool{ice: no, dtls: no, tcp: yes}},
 		{"shared secret", mission.Options{SharedSecret: true}, map[traffic]bool{ice: yes, dtls: yes, tcp: no}},
+		{"self-tuning", mission.Options{SelfTuning: true}, map[traffic]bool{ice: yes, dtls: yes, tcp: no}},
 		{"self-signed", mission.Options{SelfSigned: true}, map[traffic]bool{ice: yes, dtls: yes, tcp: no}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
