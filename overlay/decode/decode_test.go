@@ -500,3 +500,72 @@ func TestUnknownIdentity(t *testing.T) {
 		t.Errorf("%x written back as %x, %v", data, again, err)
 	}
 }
+
+// TestMalformedValues: a message whose values or extensions cannot be read is shown with them in hex, and written back as
+// it was: for RELOAD it is well formed, for its Kinds it is not.
+func TestMalformedValues(t *testing.T) {
+	m := newMission(t)
+	exists := func(b string) wire.DataValue { return wire.DataValue{Exists: true, Value: []byte(b)} }
+	node := wire.ResourceIDFor(m.kit.NodeID().Bytes(), 16)
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{
+		{"registration", m.store(t, m.value(t, m.resource(), wire.KindSIPRegistration, wire.StoredDataValue{Model: wire.Dictionary, DataValue: exists("\x02\x00")}))},
+		{"empty registration", m.store(t, m.value(t, m.resource(), wire.KindSIPRegistration, wire.StoredDataValue{Model: wire.Dictionary, DataValue: exists("")}))},
+		{"certificate", m.message(t, wire.StoreReq, appended(t, wire.StoreRequest{Resource: node, Kinds: []wire.StoreKindData{{
+			Kind: wire.KindCertificateByNode, Values: []wire.StoredData{m.value(t, node, wire.KindCertificateByNode, wire.StoredDataValue{Model: wire.Array, DataValue: exists("no certificate")})},
+		}}}))},
+		{"extension", m.message(t, wire.PingReq, golden(t, "ping_req"), func(x *wire.Message) {
+			x.Extensions = []wire.Extension{{Type: wire.ExtensionDiagnosticPing, Data: []byte("dig")}}
+		})},
+		{"information", m.message(t, wire.PathTrackAns, appended(t, wire.PathTrackAnswer{
+			NextHop:  wire.ToNode(m.kit.NodeID()),
+			Response: wire.DiagnosticsResponse{Info: []wire.DiagnosticInfo{{Kind: wire.DiagAppUptime, Contents: []byte("1")}}},
+		}))},
+		{"option", m.message(t, wire.PingReq, golden(t, "ping_req"), func(x *wire.Message) {
+			x.Options = []wire.ForwardingOption{{Type: wire.OptionExtensiveRoutingMode, Data: []byte{1}}}
+		})},
+		{"data of a Leave", m.message(t, wire.LeaveReq, appended(t, wire.LeaveRequest{Node: m.kit.NodeID()}))},
+		{"kinds of an error", m.message(t, wire.ErrorAns, appended(t, wire.ErrorResponse{Code: wire.ErrorUnknownKind, Info: []byte{9}}))},
+	} {
+		d := New(Config{})
+		o, ok := object(t, d, c.data)
+		offset, _ := o["offset"].(float64)
+		if ok || o["error"] == nil || int(offset) <= 38 || int(offset) > len(c.data) || at(t, o, messageResult...) != "valid" {
+			t.Errorf("%s: %v at %v in %v", c.name, o["error"], o["offset"], o["field"])
+		}
+		if again, err := d.Reencode(nil, c.data); err != nil || !bytes.Equal(again, c.data) {
+			t.Errorf("%s: %v, %x written back as %x", c.name, err, c.data, again)
+		}
+	}
+	// What is empty is said to be where it would have to be: before what follows it.
+	for _, c := range []struct {
+		name    string
+		data    []byte
+		follows []byte
+	}{
+		{"registration", m.store(t, m.value(t, m.resource(), wire.KindSIPRegistration, wire.StoredDataValue{
+			Model: wire.Dictionary, DataValue: exists(""),
+		})), []byte{wire.HashSHA256, wire.SigECDSA, byte(wire.IdentityCertHash), 0, 34}},
+		{"Leave", m.message(t, wire.LeaveReq, appended(t, wire.LeaveRequest{Node: m.kit.NodeID()}), func(x *wire.Message) {
+			x.Extensions = []wire.Extension{{Type: 0x4321}}
+		}), []byte{0, 0, 0, 7, 0x43, 0x21}},
+		{"option", m.message(t, wire.PingReq, golden(t, "ping_req"), func(x *wire.Message) {
+			x.Options = []wire.ForwardingOption{{Type: 200, Data: []byte("before")}, {Type: wire.OptionExtensiveRoutingMode}, {Type: 201, Flags: 0xf0}}
+		}), []byte{201, 0xf0, 0, 0}},
+		{"extension", m.message(t, wire.PingReq, golden(t, "ping_req"), func(x *wire.Message) {
+			x.Extensions = []wire.Extension{{Type: 1, Data: []byte("before")}, {Type: wire.ExtensionDiagnosticPing}, {Type: 0x4321}}
+		}), []byte{0x43, 0x21, 0}},
+	} {
+		o, ok := object(t, New(Config{}), c.data)
+		offset, _ := o["offset"].(float64)
+		if ok || !bytes.HasPrefix(c.data[int(offset):], c.follows) {
+			t.Errorf("empty %s: at %v, where %x is", c.name, offset, c.data[int(offset):][:6])
+		}
+	}
+	line := New(Config{}).Malformed(nil, wire.SyntaxError{Offset: 3, Field: "line", Reason: "no hex"}, func(o *Object) { o.Number("line", 7); o.Text("x", "y") })
+	if string(line) != `{"line":7,"x":"y","error":"no hex","offset":3,"field":"line"}` {
+		t.Errorf("%s", line)
+	}
+}

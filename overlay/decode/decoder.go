@@ -151,7 +151,8 @@ type unit struct {
 	printer
 	time    time.Time
 	whole   []byte            // what offsets count in
-	near    int               // offset in whole of the last part that was found there
+	near    int               // where an empty part is said to be
+	body    int               // offset in whole of the message body
 	fault   *wire.SyntaxError // the first thing that is malformed
 	idBytes int               // Node-ID length
 	bucket  []certificate     // of the message
@@ -181,11 +182,11 @@ func (u *unit) malformed(part []byte, within string, err error) {
 }
 
 // offset is where part begins in whole, of which it is a part because parsed structures alias what they were read from.
-// An empty part has no place: it is said to be where the last one was.
+// An empty part aliases nothing: it is said to be near.
 func (u *unit) offset(part []byte) int {
 	if len(part) > 0 {
 		if at := int(reflect.ValueOf(part).Pointer() - reflect.ValueOf(u.whole).Pointer()); at >= 0 && at <= len(u.whole) {
-			u.near = at
+			return at
 		}
 	}
 	return u.near
@@ -255,7 +256,7 @@ func (u *unit) fragment(in Unit, h *wire.Header, data, rest []byte) {
 		u.str("dropped", err.Error())
 	}
 	if whole == nil {
-		u.header(h)
+		u.header(h, rest)
 		return
 	}
 	u.whole, u.near = whole, 0
@@ -264,18 +265,17 @@ func (u *unit) fragment(in Unit, h *wire.Header, data, rest []byte) {
 
 // wholeMessage renders a message that is no fragment. What can be read of one whose body is malformed is shown.
 func (u *unit) wholeMessage(data []byte) {
+	h, rest, _ := wire.ParseHeader(data) // it was parsed before, or put together
 	m, err := wire.Parse(data)
 	if err != nil {
 		u.malformed(data, "", err)
-		if h, _, err := wire.ParseHeader(data); err == nil {
-			u.header(&h)
-		}
+		u.header(&h, rest)
 		return
 	}
 	u.message, u.idBytes = m, u.nodeIDLength(&m.Header)
 	u.bucket = readCertificates(m.Security.Certificates)
 	v := u.verifyMessage() // first: it must not fall to the limit that many values reach
-	u.header(&m.Header)
-	u.contents(data)
+	u.header(&m.Header, rest)
+	u.contents(rest)
 	u.security(v)
 }

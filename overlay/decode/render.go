@@ -29,8 +29,13 @@ var (
 	sipNames       = map[uint64]string{1: "sip_registration_uri", 2: "sip_registration_route"}
 )
 
-// header renders the ForwardingHeader (RFC 6940 §6.3.2).
-func (u *unit) header(h *wire.Header) {
+// header renders the ForwardingHeader (RFC 6940 §6.3.2), behind which comes rest.
+func (u *unit) header(h *wire.Header, rest []byte) {
+	const optionHead = 4 // type, flags, length
+	at := len(u.whole) - len(rest)
+	for i := range h.Options {
+		at -= optionHead + len(h.Options[i].Data)
+	}
 	u.object("forwarding", func() {
 		u.hex("relo_token", uint64(wire.Token), 4)
 		u.hex("overlay", uint64(h.Overlay), 4)
@@ -43,7 +48,11 @@ func (u *unit) header(h *wire.Header) {
 		u.num("max_response_length", uint64(h.MaxResponseLength))
 		u.destinations("via_list", h.Via)
 		u.destinations("destination_list", h.Dest)
-		u.list("options", len(h.Options), func(i int) { u.option(i, &h.Options[i]) })
+		u.list("options", len(h.Options), func(i int) {
+			u.near = at + optionHead
+			at += optionHead + len(h.Options[i].Data)
+			u.option(i, &h.Options[i])
+		})
 	})
 }
 
@@ -98,20 +107,22 @@ func (u *unit) destination(name string, d *wire.Destination) {
 	})
 }
 
-// contents renders the MessageContents (RFC 6940 §6.3.3) of the message, which data holds.
-func (u *unit) contents(data []byte) {
+// contents renders the MessageContents (RFC 6940 §6.3.3) of the message, with which rest begins.
+func (u *unit) contents(rest []byte) {
+	const bodyHead, listHead, extensionHead = 2 + 4, 4, 2 + 1 + 4
 	m := u.message
+	u.body = len(u.whole) - len(rest) + bodyHead
+	at := u.body + len(m.Body) + listHead
 	u.object("message_contents", func() {
 		u.str("message_code", m.Code.String())
-		if len(m.Body) == 0 { // an empty body has its place behind the header, the code and its length
-			_, rest, _ := wire.ParseHeader(data)
-			u.near = u.offset(rest) + 6
-		}
+		u.near = u.body
 		body, err := parseBody(m.Code, m.Body, u.idBytes, u.models)
 		u.malformed(m.Body, "", err)
 		u.content("message_body", m.Body, body, err)
 		u.list("extensions", len(m.Extensions), func(i int) {
 			e := &m.Extensions[i]
+			u.near = at + extensionHead
+			at += extensionHead + len(e.Data)
 			content, err := parseExtension(m.Code, e)
 			u.malformed(e.Data, fmt.Sprintf("message_contents.extensions[%d].extension_contents", i), err)
 			u.object("", func() {
@@ -258,6 +269,7 @@ func (u *unit) nodeIDs(name string, ids []wire.NodeID) {
 
 func (u *unit) leave(l *wire.LeaveRequest) {
 	u.str("leaving_peer_id", l.Node.String())
+	u.near = u.body + len(u.message.Body)
 	data, err := wire.ParseChordLeave(l.OverlaySpecific, u.idBytes)
 	if err != nil {
 		u.malformed(l.OverlaySpecific, "LeaveReq.overlay_specific_data", err)
@@ -351,6 +363,7 @@ func (u *unit) diagnosticsResponse(d *wire.DiagnosticsResponse) {
 
 func (u *unit) errorResponse(e *wire.ErrorResponse) {
 	u.str("error_code", e.Code.String())
+	u.near = u.body + len(u.message.Body)
 	info, err := parseErrorInfo(*e, u.idBytes)
 	if info == nil {
 		u.text("error_info", e.Info)

@@ -105,7 +105,7 @@ func (u *unit) values(path string, resources []wire.ResourceID, kind wire.KindID
 			u.object("value", func() {
 				u.entry(d.Value.Model, d.Value.Index, d.Value.Key, func() {
 					u.boolean("exists", d.Value.Exists)
-					u.value(fmt.Sprintf("%s.values[%d].value", path, i), kind, &d.Value)
+					u.value(fmt.Sprintf("%s.values[%d].value", path, i), kind, d)
 				})
 			})
 			u.signature(&d.Signature, u.verifyStored(resources, kind, d))
@@ -131,7 +131,12 @@ func (u *unit) entry(model wire.DataModel, index uint32, key []byte, inside func
 	}
 }
 
-func (u *unit) value(path string, kind wire.KindID, v *wire.StoredDataValue) {
+func (u *unit) value(path string, kind wire.KindID, d *wire.StoredData) {
+	v := &d.Value
+	if hash := d.Signature.Identity.Hash; len(hash) > 0 {
+		const signatureHead = 2 + 1 + 2 + 1 + 1 // what stands between the end of a value and the hash of its signer
+		u.near = u.offset(hash) - signatureHead
+	}
 	if !v.Exists {
 		u.opaque("value", v.Value)
 		return

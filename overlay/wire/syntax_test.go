@@ -53,6 +53,26 @@ func TestSyntaxErrorSaysWhere(t *testing.T) {
 	}
 }
 
+// TestSyntaxErrorText: the text has all three, and the error is what callers decide on.
+func TestSyntaxErrorText(t *testing.T) {
+	_, err := Parse(patch(t, 10, 1))
+	if want := "malformed RELOAD message: RELOAD version other than 1.0: forwarding.version: version 0.1 (byte 10)"; err == nil || err.Error() != want {
+		t.Errorf("%v", err)
+	}
+	if !errors.Is(err, ErrVersion) || !errors.Is(err, ErrMalformed) {
+		t.Error("not what callers decide on")
+	}
+	_, err = ParsePingAnswer(make([]byte, 9))
+	if want := "malformed RELOAD message: PingAns.time: truncated: 8 bytes wanted, 1 there (byte 8)"; err == nil || err.Error() != want {
+		t.Errorf("%v", err)
+	}
+	for mode, want := range map[RouteMode]string{RouteDirect: "DRR", RouteRelay: "RPR", 9: "route_mode_9"} {
+		if mode.String() != want {
+			t.Errorf("%s, want %s", mode, want)
+		}
+	}
+}
+
 // TestEveryFailureSaysWhere: whatever is cut or changed in a golden, the error has an offset within what was read.
 func TestEveryFailureSaysWhere(t *testing.T) {
 	check := func(name string, err error, size int) {
