@@ -124,24 +124,24 @@ func (c *carrier) read(take func([]byte), tooLong chan<- []byte) {
 	for failures := 0; failures < maxReadErrors; {
 		n, err := c.sess.records.Read(buf)
 		switch {
+		case err == nil: // also what came just before the end: it may say why
+			failures = 0
+			c.alive()
+			take(append(make([]byte, 0, n), buf[:n]...))
 		case c.life.Err() != nil:
 			return
 		case errors.Is(err, io.EOF):
 			c.end(errGoodbye)
 			return
-		case err != nil && c.sess.stream:
+		case c.sess.stream:
 			if long := new(tooLongError); tooLong != nil && errors.As(err, &long) {
 				tooLong <- long.head // the first and last
 				return
 			}
 			c.end(fmt.Errorf("%w: %w", ErrLinkFailed, err))
 			return
-		case err != nil: // a warning alert; anything worse ends in io.EOF
+		default: // a warning alert; anything worse ends in io.EOF
 			failures++
-		default:
-			failures = 0
-			c.alive()
-			take(append(make([]byte, 0, n), buf[:n]...))
 		}
 	}
 	c.end(ErrLinkFailed)

@@ -33,6 +33,8 @@ type Conn struct {
 	tooLong  chan []byte // the beginning of a message that is too large to be read whole
 	received chan []byte
 	wake     chan struct{}
+	unread   chan struct{} // closed when the reader has returned
+	ended    chan struct{} // closed when run has: nothing is delivered any more
 	suspect  atomic.Bool
 
 	bytesSent, bytesReceived atomic.Uint64
@@ -75,6 +77,7 @@ func newConn(c *carrier, rtt, idle time.Duration) *Conn {
 	l := &Conn{
 		carrier: c, idle: idle, records: make(chan []byte), tooLong: make(chan []byte, 1),
 		received: make(chan []byte, receiveQueue), wake: make(chan struct{}, 1),
+		unread: make(chan struct{}), ended: make(chan struct{}),
 	}
 	switch {
 	case c.sess.stream:
@@ -90,13 +93,15 @@ func newConn(c *carrier, rtt, idle time.Duration) *Conn {
 	c.t.stats.conns.Add(1)
 	c.t.tasks.run(func() {
 		defer c.t.stats.conns.Add(-1)
+		defer close(l.ended)
 		l.run()
 	})
 	c.t.tasks.run(func() {
+		defer close(l.unread)
 		c.read(func(b []byte) {
 			select {
 			case l.records <- b:
-			case <-c.life.Done():
+			case <-l.ended:
 			}
 		}, l.tooLong)
 	})
@@ -141,7 +146,12 @@ func (l *Conn) Receive(ctx context.Context) ([]byte, error) {
 		return m, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("receive: %w", ctx.Err())
-	case <-l.Done():
+	case <-l.ended:
+	}
+	select {
+	case m := <-l.received:
+		return m, nil
+	default:
 		return nil, l.Err()
 	}
 }
@@ -215,6 +225,7 @@ func (l *Conn) run() {
 		}
 		select {
 		case <-l.life.Done():
+			l.drain()
 			return
 		case <-l.wake:
 		case <-timer.C:
@@ -231,6 +242,25 @@ func (l *Conn) run() {
 				break
 			}
 			in = sr.Input{Kind: sr.Frame, Data: b}
+		}
+	}
+}
+
+// drain takes what the reader still has when the link has ended.
+func (l *Conn) drain() {
+	for {
+		select {
+		case b := <-l.records:
+			l.mu.Lock()
+			out := l.sr.Step(l.t.cfg.Now(), sr.Input{Kind: sr.Frame, Data: b}, nil)
+			l.mu.Unlock()
+			for _, o := range out {
+				if o.Kind == sr.Deliver && len(l.received) < cap(l.received) {
+					l.received <- o.Data
+				}
+			}
+		case <-l.unread:
+			return
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -118,7 +119,7 @@ func explainTLS(err error) error {
 	switch {
 	case err.Error() == "tls: client didn't provide a certificate":
 		return ErrNoCert
-	case err.Error() == "tls: no cipher suite supported by both client and server":
+	case strings.HasPrefix(err.Error(), "tls: no cipher suite supported by both client and server"):
 		return fmt.Errorf("%w: %w", ErrCipherSuite, err)
 	case errors.As(err, &alert):
 		return fmt.Errorf("%w: alert %d (%s)", ErrHandshake, uint8(alert), alertName(uint8(alert)))
