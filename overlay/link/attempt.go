@@ -79,7 +79,7 @@ func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 	urls, reflexiveFrom, servers := t.servers()
 	a := &Attempt{t: t, network: &agentNet{
-		Net: t.net, addresses: t.usable, stats: &t.stats.guard, servers: servers, reflexiveFrom: reflexiveFrom,
+		Net: t.net, addresses: t.usable, stats: &t.stats.guard, servers: servers, reflexiveFrom: reflexiveFrom, now: t.cfg.Now,
 	}}
 	types := []ice.CandidateType{ice.CandidateTypeHost}
 	if len(urls) > 0 {
@@ -218,6 +218,7 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	if err := a.takeRemote(remote); err != nil {
 		return nil, 0, err
 	}
+	a.network.relayFrom.Store(a.t.cfg.Now().Add(relayHold).UnixNano())
 	dial := a.agent.Accept
 	if offerer {
 		dial = a.agent.Dial

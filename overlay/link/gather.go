@@ -21,6 +21,10 @@ const (
 	// servers give. A RELOAD offer is made once (RFC 6940 §6.5.1.12), so what comes later is never used.
 	relayWait = 300 * time.Millisecond
 
+	// relayHold is how long only direct pairs are checked: on a LAN they are done by then, and the relays were asked
+	// for nothing but their addresses.
+	relayHold = 150 * time.Millisecond
+
 	// relayAcceptance is how long a direct pair is given before a relayed one is taken: two lost checks and the
 	// third's answer on a bad radio.
 	relayAcceptance = 250 * time.Millisecond

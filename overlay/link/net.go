@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/ice/v2"
 	"github.com/pion/transport/v2"
@@ -24,6 +25,8 @@ type agentNet struct {
 	stats     *guardStats
 
 	servers       []netip.AddrPort // STUN and TURN servers to gather at
+	relayFrom     atomic.Int64     // Unix nanoseconds: relays are not used before
+	now           func() time.Time // of the Config
 	reflexiveFrom netip.Addr       // from where those are asked that give reflexive candidates
 
 	watch atomic.Pointer[stunWatch]

@@ -1,10 +1,12 @@
 package link
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/transport/v2"
 
@@ -21,11 +23,15 @@ type relaySocket struct {
 	servers []netip.AddrPort
 	stats   *guardStats
 	closed  atomic.Bool
+	from    *atomic.Int64 // Unix nanoseconds: nothing is sent through the relay before
+	now     func() time.Time
 
 	// The address of the last datagram, for the library. Owned by the reader.
 	lastFrom netip.AddrPort
 	lastAddr *net.UDPAddr
 }
+
+var errHeld = errors.New("direct pairs are checked first")
 
 // ListenPacket opens the socket of a TURN client; without a server there is none.
 func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
@@ -36,7 +42,7 @@ func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &relaySocket{PacketConn: c, servers: n.servers, stats: n.stats}
+	s := &relaySocket{PacketConn: c, servers: n.servers, stats: n.stats, from: &n.relayFrom, now: n.now}
 	s.raw, _ = c.(*net.UDPConn)
 	n.mu.Lock()
 	n.relays = append(n.relays, s)
@@ -105,9 +111,19 @@ func (s *relaySocket) wellFormed(b []byte) bool {
 // WriteTo sends for the library, but its requests for a channel: a channel in use is renewed every five minutes, and
 // there the pinned client writes one variable from two goroutines. Without a channel it goes on with Send indications,
 // which carry 40 bytes more each.
+//
+// Its requests for permissions fail until relayFrom: it waits for the answer to each before it goes on with the checks
+// of direct pairs, which are given that time for themselves.
 func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
-	if stun.KindOf(b) == stun.STUN && len(b) >= stun.HeaderLen && stun.Type(b) == stun.ChannelBind {
-		return len(b), nil
+	if stun.KindOf(b) == stun.STUN && len(b) >= stun.HeaderLen {
+		switch stun.Type(b) {
+		case stun.ChannelBind:
+			return len(b), nil
+		case stun.CreatePermission:
+			if s.now().UnixNano() < s.from.Load() {
+				return 0, errHeld
+			}
+		}
 	}
 	if s.closed.Load() { // which ends what the library still waits for; a simulated socket does not say so
 		return 0, net.ErrClosed

@@ -57,14 +57,14 @@ const (
 	// idleLife is how long an allocation lives that nothing is sent through. ICE sends every 15 s on a pair that is
 	// in use (RFC 5245 §10); what was gathered and not chosen is given up so.
 	idleLife = time.Minute
-	sweep    = 500 * time.Millisecond
+	sweep    = 2 * time.Second
 	endLimit = 2 * time.Second // for the library's goroutines to end
 )
 
 // Config is what a Server is made of. Realm, Addresses, Credential and MayReach are required.
 type Config struct {
 	// Addresses are the overlay's on this kit; the IPv4 ones are served, and are what relayed addresses are made of.
-	// It is asked anew twice a second.
+	// It is asked anew every two seconds, and by AddressesChanged.
 	Addresses func() []netip.Addr
 	Port      uint16 // UDP; 0 is DefaultPort
 	Realm     string // of the long-term credentials (RFC 8489 §9.2): this kit's Node-ID
@@ -93,6 +93,7 @@ type Server struct {
 	limiter  sources
 	ran      atomic.Bool
 	nextAddr atomic.Uint32
+	changed  chan struct{}                // holds one
 	own      atomic.Pointer[[]netip.Addr] // served, as of the last look; asked for every packet
 
 	mu        sync.Mutex // a leaf
@@ -133,7 +134,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log,
 		listeners: make(map[netip.Addr]*listener), relays: make(map[netip.AddrPort]*relay),
-		members: make(map[wire.NodeID]int), failed: make(map[netip.Addr]bool),
+		members: make(map[wire.NodeID]int), failed: make(map[netip.Addr]bool), changed: make(chan struct{}, 1),
 	}
 	s.own.Store(new([]netip.Addr))
 	return s, nil
@@ -154,7 +155,16 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-s.changed:
 		}
+	}
+}
+
+// AddressesChanged has the server look at Config.Addresses at once.
+func (s *Server) AddressesChanged() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -436,6 +437,45 @@ func TestRequestsAreBounded(t *testing.T) {
 		c, r := w.allocate(w.host(1), 1, "a")
 		defer c.Close()
 		defer r.Close()
+	})
+}
+
+// Addresses come and go: what is gone is not served, and its relays end.
+func TestAddressesComeAndGo(t *testing.T) {
+	var mu sync.Mutex
+	own := []netip.Addr{host(2)}
+	simulated(t, func(t *testing.T, w *world) {
+		change := func(list ...netip.Addr) {
+			mu.Lock()
+			own = list
+			mu.Unlock()
+			w.srv.AddressesChanged()
+			synctest.Wait()
+		}
+		c, r := w.allocate(w.host(1), 1, "a")
+		defer c.Close()
+		defer r.Close()
+		if got := w.srv.Addrs(); len(got) != 1 || got[0] != netip.AddrPortFrom(host(2), DefaultPort) {
+			t.Errorf("served: %v", got)
+		}
+		change()
+		time.Sleep(sweep)
+		if s := w.srv.Stats(); s.Listening != 0 || s.Allocations != 0 {
+			t.Errorf("without addresses: %+v", s)
+		}
+		change(host(2))
+		c2, r2 := w.allocate(w.host(4), 4, "b")
+		defer c2.Close()
+		defer r2.Close()
+		if s := w.srv.Stats(); s.Listening != 1 || s.Allocations != 1 {
+			t.Errorf("with the address again: %+v", s)
+		}
+	}, func(c *Config) {
+		c.Addresses = func() []netip.Addr {
+			mu.Lock()
+			defer mu.Unlock()
+			return own
+		}
 	})
 }
 

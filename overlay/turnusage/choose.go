@@ -32,12 +32,15 @@ type outlook struct {
 }
 
 // relays chooses the TURN servers: neighbours that the overlay lists first, then the others in turn. A neighbour whose
-// server did not answer is left out.
+// server did not answer is left out, and one that was not asked yet while there is another: an offer waits for what
+// does not answer.
 func (o outlook) relays() (r []link.Server) {
+	answers := slices.ContainsFunc(o.neighbours, func(n link.Neighbour) bool { return o.probes[n.Addr].answered })
 	var listed, others []link.Neighbour
 	for _, n := range o.neighbours {
 		known := func(x link.Neighbour) bool { return x.Node == n.Node }
-		if p, ok := o.probes[n.Addr]; ok && !p.answered || !n.Addr.Is4() || slices.ContainsFunc(listed, known) || slices.ContainsFunc(others, known) {
+		p, asked := o.probes[n.Addr]
+		if !p.answered && (asked || answers) || !n.Addr.Is4() || slices.ContainsFunc(listed, known) || slices.ContainsFunc(others, known) {
 			continue
 		}
 		if len(o.found[n.Node]) > 0 {

@@ -56,6 +56,9 @@ func TestServersAreChosen(t *testing.T) {
 		{"who does not answer is left out", func(o *outlook) {
 			o.probes = map[netip.Addr]probed{at(1): sees(false, netip.Addr{}), at(3): sees(false, netip.Addr{})}
 		}, []string{"10.0.0.2:3478 relay", "10.0.0.33:3478 relay"}},
+		{"who was not asked yet is left out where another answered", func(o *outlook) {
+			o.probes = map[netip.Addr]probed{at(1): sees(false, netip.Addr{}), at(33): sees(true, own)}
+		}, []string{"10.0.0.33:3478 relay"}},
 		{"who is listed comes first, at the port that it stored", func(o *outlook) {
 			o.found = map[wire.NodeID][]netip.AddrPort{id(3): {netip.MustParseAddrPort("10.9.9.9:3500")}}
 		}, []string{"10.0.0.3:3500 relay", "10.0.0.1:3478 relay"}},
