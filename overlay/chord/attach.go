@@ -181,10 +181,11 @@ func (s *State) scheduleAttaches() {
 
 // tooFar reports that a Node-ID listed by c would be a neighbour only because this peer is far from its
 // place: by how close peers stand where c is, dozens lie between. To follow such lists is to walk around
-// the ring step by step; a Ping to Resource-ID self+1 through c leads to the place at once. A peer
-// that has lost all neighbours of one side follows them: there is no other way across.
+// the ring step by step; a Ping to Resource-ID self+1 through c leads to the place at once. They are
+// followed all the same if such a Ping has just shown that this is the place, and by a peer that has
+// lost all neighbours of one side: there is no other way across.
 func (s *State) tooFar(c *contact, id wire.NodeID) bool {
-	return c.ring.dense >= float64(8*s.cfg.FullMesh) && !s.search.torn.After(s.now) &&
+	return c.ring.dense >= float64(8*s.cfg.FullMesh) && !s.search.torn.After(s.now) && !s.search.placed.After(s.now) &&
 		nearer(s.self, id).share()*c.ring.dense > float64(s.cfg.FullMesh)
 }
 
@@ -283,7 +284,7 @@ func (s *State) attachFailed(id wire.NodeID, inProgress bool) {
 	}
 	s.stats.AttachesFailed++
 	c.attach.fails++
-	if c.attach.fails > 1 {
+	if c.attach.fails > 1 && s.large {
 		c.stale = s.now
 	}
 	c.attach.at = s.now.Add(s.backoff(c.attach.fails))

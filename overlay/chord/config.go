@@ -83,6 +83,7 @@ const (
 	leftDelay     = 30 * time.Second       // during which a peer that left is not attached to
 	leaveLinger   = 5 * time.Second        // for the LeaveAns, before its links are closed
 	bequestFor    = 30 * time.Second
+	placedFor     = 30 * time.Second
 	backoffMin    = time.Second
 	backoffMax    = time.Minute
 	sameRingFor   = 5 * time.Minute // before a peer known to be in this ring is dialled again

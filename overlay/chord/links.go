@@ -153,7 +153,7 @@ func (s *State) linkDown(id wire.NodeID, kind LinkKind, failed bool) {
 		s.inherit(c.ring.listed)
 	}
 	c.ring = ringLink{}
-	if failed {
+	if failed && s.large {
 		c.stale = s.now.Add(noticeDelay)
 	}
 	c.attach.at = s.now.Add(s.jitter(lostDelay))

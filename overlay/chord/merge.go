@@ -209,9 +209,10 @@ func (s *State) probeAnswered(via, owner wire.NodeID) {
 	c.probe = attempt{at: s.now.Add(s.spread(s.cfg.DiscoveryInterval))}
 	if owner == s.self || len(s.succ) > 0 && owner == s.succ[0] {
 		// The same ring.
+		s.search.placed = s.now.Add(placedFor)
+		s.search.stale = true
 		if !c.ring.ready {
 			c.sameRing = s.now.Add(sameRingFor)
-			s.search.stale = true
 			if s.large {
 				c.probe.at = c.sameRing
 			}

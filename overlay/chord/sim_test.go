@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ type sim struct {
 	sight  int    // how many kits discovery shows to each, and to how many it is shown; 0: all
 	ttl    int
 	cost   cost
+	always func() error // must hold after every event; nil: nothing more than check
 }
 
 // cost counts what maintenance would take on the wire: each message on each hop, in bytes as
@@ -256,6 +258,9 @@ func (m *sim) step(n *simNode, in Input) {
 		return
 	}
 	out := n.state.Step(m.now, in)
+	if debugTrace != "" && n.id.String()[:2] == debugTrace {
+		m.t.Logf("%v %v %T%+v -> %T %+v", m.now.Sub(epoch), n.state.phase, in, in, out, out)
+	}
 	if m.digest != nil {
 		fmt.Fprintf(m.digest, "%v %v %T%+v\n", m.now.Sub(epoch), n.id, in, in)
 	}
@@ -268,6 +273,11 @@ func (m *sim) step(n *simNode, in Input) {
 	}
 	m.check(n)
 	m.arm(n)
+	if m.always != nil {
+		if err := m.always(); err != nil {
+			m.t.Fatalf("%v after %T%+v at %v: %v", m.now.Sub(epoch), in, in, n.id, err)
+		}
+	}
 }
 
 func (m *sim) arm(n *simNode) {
@@ -353,21 +363,26 @@ func (m *sim) carry(n *simNode, o Output) {
 	}
 }
 
-// over delivers something over the attached link.
+// over delivers something over the attached link. What is lost is sent again, as node does: up to five
+// times, every three seconds (RFC 6940 §6.2.1).
 func (m *sim) over(n *simNode, to wire.NodeID, deliver func(*simNode)) {
 	gen, ok := n.ring[to]
 	if !ok {
 		m.t.Errorf("%v sends over a link to %v that is not there", n.id, to)
 		return
 	}
-	if m.lost() {
-		return
-	}
-	m.after(m.latency(), func() {
-		if p := m.nodes[to]; m.reach(n.id, to) && p.ring[n.id] != 0 && n.ring[to] == gen {
-			deliver(p)
+	wait := m.latency()
+	for range 5 {
+		if !m.lost() {
+			m.after(wait, func() {
+				if p := m.nodes[to]; m.reach(n.id, to) && p.ring[n.id] != 0 && n.ring[to] == gen {
+					deliver(p)
+				}
+			})
+			return
 		}
-	})
+		wait += 3 * time.Second
+	}
 }
 
 func (m *sim) connect(a, b *simNode, kind LinkKind, sendUpdate bool) {
@@ -524,7 +539,7 @@ func (m *sim) oneRing() error {
 			if !slices.Equal(s.pred[:min(len(s.pred), 3)], pred) || !slices.Equal(s.succ[:min(len(s.succ), 3)], succ) {
 				return fmt.Errorf("%v: neighbours %v %v, want %v %v", id, s.pred, s.succ, pred, succ)
 			}
-			if n <= 16 && !slices.Equal(s.withSelf(), group) {
+			if n <= s.cfg.FullMesh && !slices.Equal(s.withSelf(), group) {
 				return fmt.Errorf("%v: connected to %v, want %v", id, s.withSelf(), group)
 			}
 			if n > 1 && s.phase != Member {
@@ -534,3 +549,5 @@ func (m *sim) oneRing() error {
 	}
 	return nil
 }
+
+var debugTrace = os.Getenv("TRACE")

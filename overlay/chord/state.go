@@ -90,6 +90,7 @@ type searching struct {
 	torn      time.Time // until then, it is followed: all neighbours of one side were lost
 	lastProbe int       // which member was probed last
 	guided    time.Time // no Ping for the own place before
+	placed    time.Time // until then, this is taken to be the own place
 }
 
 // scratch is memory used again from Step to Step.

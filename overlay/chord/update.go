@@ -157,7 +157,9 @@ func (s *State) listen(c *contact, u wire.ChordUpdate) {
 	s.scratch.ids = ids
 	c.ring.heard = s.now
 	c.ring.dense = 0
-	if p, n := len(u.Predecessors), len(u.Successors); p > 0 && n > 0 && p+n >= 2*s.cfg.Neighbours {
+	// Lists with a peer in both are of a ring so small that they go all around it.
+	around := slices.ContainsFunc(u.Successors, func(id wire.NodeID) bool { return slices.Contains(u.Predecessors, id) })
+	if p, n := len(u.Predecessors), len(u.Successors); !around && p+n >= 2*s.cfg.Neighbours && p > 0 && n > 0 {
 		c.ring.dense = density(u.Predecessors[p-1], u.Successors[n-1], p+n)
 	}
 	if !slices.Equal(ids, c.ring.listed) {
