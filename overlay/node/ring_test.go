@@ -109,25 +109,31 @@ func (w *world) ring(limit time.Duration, kits ...*nodetest.Kit) time.Duration {
 }
 
 // What an idle link costs, and what a neighbour's silent death takes to be noticed: with Pings alone, and where the
-// link layer has cheaper signs of life.
+// link layer has cheaper signs of life, also where one packet of five is lost.
 func TestSignsOfLife(t *testing.T) {
-	idle := map[bool]float64{}
-	for _, checks := range []bool{false, true} {
-		t.Run(fmt.Sprintf("checks %v", checks), func(t *testing.T) {
-			c := lan
-			c.Checks = checks
-			w := newWorld(t, 5, c)
+	idle := map[string]float64{}
+	for _, c := range []struct {
+		name   string
+		checks bool
+		loss   float64
+	}{
+		{"pings", false, 0}, {"checks", true, 0}, {"pings, 20 % loss", false, 0.2}, {"checks, 20 % loss", true, 0.2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cond := lan
+			cond.Checks, cond.Loss = c.checks, c.loss
+			w := newWorld(t, 5, cond)
 			synctest.Test(t, func(t *testing.T) {
 				w.t = t
 				defer w.stop()
 				w.together()
-				w.ring(30*time.Second, w.kits...)
+				w.ring(60*time.Second, w.kits...)
 				time.Sleep(30 * time.Second)
-				before := map[string]uint64{}
+				counts := map[string]uint64{}
 				count := func(sign int) {
 					for _, k := range w.kits {
 						for name, n := range w.snapshot(k).Counters {
-							before[name] += uint64(sign) * n
+							counts[name] += uint64(sign) * n
 						}
 					}
 				}
@@ -137,13 +143,19 @@ func TestSignsOfLife(t *testing.T) {
 				time.Sleep(span)
 				_, to := w.net.Delivered()
 				count(1)
-				idle[checks] = float64(to-from) / span.Seconds() / float64(len(w.kits))
-				t.Logf("idle: %.0f byte/s per kit, %d Pings for a sign of life, %d checks", idle[checks], before["keepalives"], before["checks"])
-				if checks && (before["checks"] == 0 || before["keepalives"] > before["checks"]/20) {
-					t.Errorf("%d Pings beside %d checks", before["keepalives"], before["checks"])
+				idle[c.name] = float64(to-from) / span.Seconds() / float64(len(w.kits))
+				t.Logf("idle: %.0f byte/s per kit, %d Pings for a sign of life, %d checks", idle[c.name], counts["keepalives"], counts["checks"])
+				if c.checks && (counts["checks"] == 0 || counts["keepalives"] > counts["checks"]/5) {
+					t.Errorf("%d Pings beside %d checks", counts["keepalives"], counts["checks"])
 				}
-				if before["links_lost"] != 0 {
-					t.Errorf("%d links lost", before["links_lost"])
+				// With losses four DATA frames in a row may be lost, and what comes behind them waits: rarely a link is
+				// given up that lives. Checks do not wait behind anything.
+				t.Logf("%d ends of links given up", counts["links_silent"])
+				if given := counts["links_silent"]; c.loss == 0 && given != 0 || c.checks && given > 4 {
+					t.Errorf("%d ends of links given up", given)
+				}
+				if c.loss > 0 {
+					return
 				}
 				dead := w.kits[2]
 				began := time.Now()
@@ -156,8 +168,8 @@ func TestSignsOfLife(t *testing.T) {
 			})
 		})
 	}
-	if idle[true] > idle[false]/2 {
-		t.Errorf("%.0f byte/s with checks, %.0f without", idle[true], idle[false])
+	if idle["checks"] > idle["pings"]/2 {
+		t.Errorf("%.0f byte/s with checks, %.0f without", idle["checks"], idle["pings"])
 	}
 }
 

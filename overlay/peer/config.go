@@ -44,11 +44,12 @@ const (
 	linkGrace        = 3 * time.Second // both links live on after a replacement: make before break
 	concurrentLinks  = 5 * time.Second // links made within this time of each other are ranked by rule, not by age
 	neighbourIdle    = 4 * time.Second
-	neighbourPing    = 1500 * time.Millisecond
-	neighbourSilence = 8500 * time.Millisecond
+	neighbourPing    = 1050 * time.Millisecond
+	neighbourSilence = 9 * time.Second
 	otherIdle        = 15 * time.Second
-	otherPing        = 5 * time.Second
+	otherPing        = 3 * time.Second
 	otherSilence     = 30 * time.Second
+	lastTry          = 2500 * time.Millisecond // before a link is dropped it is tried with a Ping
 )
 
 // What an Env delivers of one link to Peer.Receive: what comes faster is dropped before it costs anything, so that a

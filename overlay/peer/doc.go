@@ -24,8 +24,8 @@
 // # Liveness
 //
 // A neighbour that vanishes without goodbye is noticed by silence: after 4 s without anything heard on a link to a
-// neighbour it is asked for a sign of life every 1.5 s, and after 8.5 s of silence the link is dropped and the ring
-// repaired, so a loss is noticed within 10 s even if two of the three are lost. Links to others are asked after 15 s
+// neighbour it is asked for a sign of life every second, and after 9 s of silence the link is dropped and the ring
+// repaired, so a loss is noticed within 10 s, even if all but one of these are lost. Links to others are asked after 15 s
 // and dropped after 30 s. A sign of life is whatever the link layer has that is authenticated and cheap (Link.Check:
 // with ICE an answered connectivity check of 176 bytes in both directions); a Ping (RFC 6940 §6.5.3) and its answer,
 // signed and with certificates about 1.3 kB, are for links that have none, and the last try on those that have.

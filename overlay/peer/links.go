@@ -19,7 +19,8 @@ type link struct {
 	since     time.Time
 	heard     time.Time
 	sent      time.Time
-	pinged    time.Time
+	asked     time.Time // for a sign of life
+	pinged    time.Time // the same, by a Ping
 	verifying int
 	errors    Bucket // answers to messages that were not verified
 	watch     *alarm
@@ -178,8 +179,9 @@ func (p *Peer) dropLink(k *link, why string) {
 }
 
 // watchLink notices a peer that vanished without goodbye, see the package comment. It asks the link layer for a sign
-// of life first; a Ping, which both ends sign and which carries their certificates, goes where there is none, and as
-// the last try before the link is dropped: what the link layer of a peer answers, its core might not.
+// of life first; a Ping, which both ends sign and which carries their certificates, goes where there is none, and once
+// before the link is dropped: checks are not sent again when they are lost, and what the link layer of a peer answers,
+// its core might not.
 func (p *Peer) watchLink(k *link) {
 	idle, again, silence := otherIdle, otherPing, otherSilence
 	if p.isNeighbour(k.peer) || !k.attached {
@@ -195,21 +197,26 @@ func (p *Peer) watchLink(k *link) {
 		p.count.LinksSilent++
 		p.dropLink(k, "silence")
 		return
-	case quiet >= idle && p.now.Sub(k.pinged) >= again:
-		k.pinged = p.now
-		if quiet < silence-again && k.conn.Check() {
+	case quiet >= idle && p.now.Sub(k.asked) >= again:
+		k.asked = p.now
+		last := quiet >= silence-lastTry && k.pinged.Before(heard)
+		if k.conn.Check() {
 			p.count.Checks++
-			break
+			if !last {
+				break
+			}
 		}
+		k.pinged = p.now
 		p.count.Keepalives++
 		p.send(Outgoing{Dest: toNode(k.peer), Code: wire.PingReq, Body: pingBody, link: k, once: true}, func(Reply) {})
 	}
-	next := min(idle-quiet, silence-quiet)
-	if quiet >= idle {
-		next = min(k.pinged.Add(again).Sub(p.now), silence-quiet)
+	next := silence - quiet
+	if quiet < idle {
+		// Some jitter, so that of two ends that fell silent together one asks and the other is heard.
+		next = idle - quiet + p.jitter(800*time.Millisecond) - 600*time.Millisecond
+	} else {
+		next = min(next, k.asked.Add(again).Sub(p.now))
 	}
-	// Some jitter, so that of two ends that fell silent together one pings and the other only answers.
-	next += p.jitter(800*time.Millisecond) - 600*time.Millisecond
 	k.watch = p.move(k.watch, max(next, 10*time.Millisecond), k.look)
 }
 

@@ -147,12 +147,12 @@ func (c checked) Heard() time.Time {
 	return time.Time{}
 }
 
-// Check is node.Checker's: 112 bytes there, 64 back.
+// Check is node.Checker's: 112 bytes there, 64 back. What is lost of it is lost.
 func (c checked) Check() bool {
-	there, ok := c.out.from.net.passes(c.out.from, c.out.to)
-	back, ok2 := c.out.from.net.passes(c.out.to, c.out.from)
-	c.out.from.net.check()
-	if ok && ok2 && !c.isClosed() && !c.other.isClosed() {
+	n := c.out.from.net
+	there, ok := n.passes(c.out.from, c.out.to)
+	back, ok2 := n.passes(c.out.to, c.out.from)
+	if n.check() && ok && ok2 && !c.isClosed() && !c.other.isClosed() {
 		time.AfterFunc(there+back, func() { c.heard.Store(time.Now().UnixNano()) })
 	}
 	return true

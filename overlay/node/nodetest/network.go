@@ -150,11 +150,13 @@ func (n *Network) passes(a, b *Host) (after time.Duration, ok bool) {
 	return after, true
 }
 
-// check counts a sign of life that was asked for, as a STUN Binding with ICE's attributes and its answer.
-func (n *Network) check() {
+// check counts a sign of life that was asked for, as a STUN Binding with ICE's attributes and its answer, and reports
+// whether neither was lost.
+func (n *Network) check() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.bytes += 112 + 64
+	return n.rng.Float64() >= n.cond.Loss && n.rng.Float64() >= n.cond.Loss
 }
 
 func (n *Network) count(b []byte) {
