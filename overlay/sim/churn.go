@@ -46,10 +46,17 @@ func (x *run) churn() {
 	for _, k := range x.living() {
 		live(k)
 	}
-	x.Run(3 * time.Minute) // until sessions are in equilibrium
+	x.Run(3 * time.Minute)                    // until sessions are in equilibrium
+	now, seen := newRing(x.living()), x.k.now // asked anew once a second
 	before, links, died := x.Ledger(), x.count.Attaches+x.count.Bootstraps, deaths
-	const measured = 5 * time.Minute
-	list := x.churnLookups(measured)
+	begun := x.k.now
+	list := x.lookups(5*time.Minute, 10, func() *ring {
+		if x.k.now.since(seen) >= time.Second {
+			now, seen = newRing(x.living()), x.k.now
+		}
+		return now
+	})
+	measured := x.k.now.since(begun)
 	l := x.Ledger().since(before)
 	n := float64(x.o.Nodes)
 	per := func(v uint64) float64 { return float64(v) / measured.Seconds() / n }
@@ -72,15 +79,6 @@ func (x *run) churn() {
 	x.mustRead("after the churn", x.living(), x.sample(mine, 2000))
 	x.mustHold("after the churn", r, x.sample(mine, 2000))
 	x.neverForged()
-}
-
-// churnLookups looks things up all the while, ten times a second.
-func (x *run) churnLookups(d time.Duration) []*lookup {
-	var all []*lookup
-	for range int(d / (10 * time.Second)) {
-		all = append(all, x.lookups(newRing(x.living()), 100, 10)...)
-	}
-	return all
 }
 
 // mix lets random things happen to a few kits, then nothing any more, and then looks whether all is well.

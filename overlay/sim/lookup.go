@@ -12,6 +12,9 @@ import (
 
 // lookup is what one request to a random place of the ring came to.
 type lookup struct {
+	kit   *Kit // that asks; nil: it did not live
+	life  int
+	over  bool
 	hops  int
 	took  time.Duration
 	ok    bool // answered
@@ -20,64 +23,106 @@ type lookup struct {
 
 // Offsets into the forwarding header (RFC 6940 §6.3.2).
 const (
-	headerTTL    = 11
-	headerID     = 20
-	headerVia    = 32
-	headerDest   = 34
-	headerOption = 36
-	headerFixed  = 38
-	lookupDest   = 3 + wire.MinNodeIDLen // one Resource-ID
+	headerTTL      = 11
+	headerFragment = 12
+	headerID       = 20
+	headerVia      = 32
+	headerDest     = 34
+	headerOption   = 36
+	headerFixed    = 38
+
+	fragmentOffset = 1<<24 - 1
+	lookupDest     = 3 + wire.MinNodeIDLen // one Resource-ID
 )
 
-// observe notes how far requests to Resource-IDs have come: the TTL tells the hops.
+// observe counts a message that arrived by its method, and notes how far requests to Resource-IDs have come: the TTL
+// tells the hops.
 func (w *World) observe(b []byte) {
-	if w.hops == nil || len(b) < headerFixed {
+	if len(b) < headerFixed {
 		return
 	}
 	via, dest := int(binary.BigEndian.Uint16(b[headerVia:])), int(binary.BigEndian.Uint16(b[headerDest:]))
-	at := headerFixed + via
-	if dest != lookupDest || len(b) < at+dest+2 || wire.DestinationType(b[at]) != wire.DestResource {
+	to := headerFixed + via
+	at := to + dest + int(binary.BigEndian.Uint16(b[headerOption:]))
+	if len(b) < at+2 || dest == 0 {
 		return
 	}
-	at += dest + int(binary.BigEndian.Uint16(b[headerOption:]))
-	if len(b) >= at+2 && wire.MessageCode(binary.BigEndian.Uint16(b[at:])).IsRequest() {
+	code := wire.MessageCode(0) // of a fragment that is not the first: there is none
+	if binary.BigEndian.Uint32(b[headerFragment:])&fragmentOffset == 0 {
+		code = wire.MessageCode(binary.BigEndian.Uint16(b[at:]))
+	}
+	m := &w.methods[min(int(code), len(w.methods)-1)]
+	m.Messages++
+	m.Bytes += uint64(len(b))
+	if w.hops != nil && code.IsRequest() && dest == lookupDest && wire.DestinationType(b[to]) == wire.DestResource {
 		w.hops[binary.BigEndian.Uint64(b[headerID:])] = int(w.doc.InitialTTL) - int(b[headerTTL])
 	}
 }
 
-// lookups has random kits of r ping the peer responsible for random Resource-IDs, rate a second, and waits for all.
-func (w *World) lookups(r *ring, count int, rate float64) []*lookup {
-	list := make([]*lookup, 0, count)
-	open := 0
+// Method is what arrived of one method, each hop counted.
+type Method struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+}
+
+// byMethod names what observe counted.
+func (w *World) byMethod() map[string]Method {
+	out := map[string]Method{}
+	for i, m := range w.methods {
+		if m.Messages == 0 {
+			continue
+		}
+		name := wire.MessageCode(i).String()
+		switch i {
+		case 0:
+			name = "further fragments"
+		case len(w.methods) - 1:
+			name = "error"
+		}
+		out[name] = m
+	}
+	return out
+}
+
+// look has a random kit of r ping the peer responsible for a random Resource-ID.
+func (w *World) look(r *ring) *lookup {
+	l := &lookup{}
+	k := r.kits[w.rng.IntN(len(r.kits))]
+	var id [wire.MinNodeIDLen]byte
+	binary.BigEndian.PutUint64(id[:], w.rng.Uint64())
+	binary.BigEndian.PutUint64(id[8:], w.rng.Uint64())
+	res := wire.ResourceID(id[:])
+	if !k.alive {
+		l.over = true
+		return l
+	}
+	l.kit, l.life = k, k.life
+	begun := w.k.now
+	k.peer.Request(w.now(), peer.Outgoing{Dest: []wire.Destination{wire.ToResource(res)}, Code: wire.PingReq, Body: []byte{0, 0}}, func(p peer.Reply) {
+		l.over, l.took, l.ok = true, w.k.now.since(begun), p.Err == nil
+		if l.ok {
+			l.hops = w.hops[p.Message.TransactionID] // none: the kit's own
+			l.right = w.byID[p.Peer.NodeID] == r.living(res)
+		}
+	})
+	k.after()
+	return l
+}
+
+// lookups makes lookups for d, rate a second, and waits for all. among says which kits there are.
+func (w *World) lookups(d time.Duration, rate float64, among func() *ring) []*lookup {
+	var list []*lookup
 	w.hops = map[uint64]int{}
 	defer func() { w.hops = nil }()
-	for i := range count {
-		w.k.after(time.Duration(float64(i)/rate*float64(time.Second)), func() {
-			k := r.kits[w.rng.IntN(len(r.kits))]
-			var id [wire.MinNodeIDLen]byte
-			binary.BigEndian.PutUint64(id[:], w.rng.Uint64())
-			binary.BigEndian.PutUint64(id[8:], w.rng.Uint64())
-			res := wire.ResourceID(id[:])
-			if !k.alive {
-				return
-			}
-			l := &lookup{}
-			list = append(list, l)
-			open++
-			begun := w.k.now
-			k.peer.Request(w.now(), peer.Outgoing{Dest: []wire.Destination{wire.ToResource(res)}, Code: wire.PingReq, Body: []byte{0, 0}}, func(p peer.Reply) {
-				open--
-				l.took, l.ok = w.k.now.since(begun), p.Err == nil
-				if l.ok {
-					l.hops = w.hops[p.Message.TransactionID] // none: the kit's own
-					l.right = w.byID[p.Peer.NodeID] == r.living(res)
-				}
-			})
-			k.after()
-		})
+	for i := range int(d.Seconds() * rate) {
+		w.k.after(time.Duration(float64(i)/rate*float64(time.Second)), func() { list = append(list, w.look(among())) })
 	}
-	w.Run(time.Duration(float64(count) / rate * float64(time.Second)))
-	w.wait(&open)
+	w.Run(d)
+	// Kits that died meanwhile get no answers.
+	list = slices.DeleteFunc(list, func(l *lookup) bool { return l.kit == nil || !l.over && l.kit.life != l.life })
+	for end := w.k.now.add(answerWithin); w.k.now < end && slices.ContainsFunc(list, func(l *lookup) bool { return !l.over && l.kit.life == l.life }); {
+		w.Run(10 * time.Millisecond)
+	}
 	return list
 }
 

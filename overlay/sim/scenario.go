@@ -47,7 +47,9 @@ type Report struct {
 	Trace          string     `json:"trace"`
 	Counts         Counts     `json:"counts"`
 	// Peers are the peers' own counters, of those that live at the end, together, without zeros.
-	Peers    map[string]uint64 `json:"peers"`
+	Peers map[string]uint64 `json:"peers"`
+	// Methods are what arrived in the whole run, by method.
+	Methods  map[string]Method `json:"methods"`
 	Figures  []Figure          `json:"figures"`
 	Failures []string          `json:"failures"`
 }
@@ -202,7 +204,7 @@ func Run(name string, o Options) (*Report, error) {
 	x.bounded()
 	x.report.VirtualSeconds = w.Now().Seconds()
 	x.report.Events, x.report.Counts, x.report.Failures = w.Events(), w.count, w.failures
-	x.report.Peers = w.peerCounters()
+	x.report.Peers, x.report.Methods = w.peerCounters(), w.byMethod()
 	x.report.Trace = fmt.Sprintf("%016x", w.Trace())
 	return &x.report, nil
 }
@@ -297,7 +299,7 @@ func (x *run) readable(kits []*Kit, records []*record) []*record {
 // has, because all copies died at once or the new owner may not take it from those that had them (RFC 6940 §7.4.1.1),
 // must be there when the writer has refreshed it.
 func (x *run) mustRead(what string, kits []*Kit, records []*record) {
-	not := records
+	not := x.unexpired(records)
 	for range readTries {
 		if not = x.unreadable(kits, not); len(not) == 0 {
 			return
@@ -325,14 +327,21 @@ func (x *run) condition(r *record) string {
 
 // mustHold is the rule that every key is at its owner and both replicas.
 func (x *run) mustHold(what string, r *ring, records []*record) {
+	records = x.unexpired(records)
 	missing := x.checkCopies(r, records)
 	if missing > 0 {
 		x.Run(refreshAtMost)
+		records = x.unexpired(records)
 		missing = x.checkCopies(r, records)
 	}
 	if missing > 0 {
 		x.fail("%s: %d of %d copies are missing", what, missing, 3*len(records))
 	}
+}
+
+// unexpired are the records whose time is not over: nobody refreshes those of the dead.
+func (x *run) unexpired(records []*record) []*record {
+	return slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return !r.kit.alive && r.until < x.k.now.add(time.Minute) })
 }
 
 // bounded is the rule that nothing grows without bound.

@@ -20,7 +20,8 @@ func (x *run) ring() {
 	x.idle(kits, 2*time.Minute)
 	x.figure("memory per kit", float64(heap()-before)/float64(n)/1024, "KiB")
 	if n > 1 {
-		x.lookupFigures(x.lookups(r, 2000, max(20, float64(n)/20)))
+		rate := max(20, float64(n)/20)
+		x.lookupFigures(x.lookups(time.Duration(2000/rate*float64(time.Second)), rate, func() *ring { return r }))
 		if mean, most := x.report.Value("hops, mean"), math.Log2(float64(n))/2+1; mean > most {
 			x.fail("lookups take %.2f hops, more than ½·log2 N + 1 = %.2f", mean, most)
 		}
@@ -123,7 +124,7 @@ func (x *run) singletons() {
 		x.figure("registrations read at the first try", 100*(1-float64(x.notReadable(kits, x.records))/float64(len(x.records))), "%")
 	}
 	if x.o.Nodes > 1 {
-		x.lookupFigures(x.lookups(r, 500, 20))
+		x.lookupFigures(x.lookups(25*time.Second, 20, func() *ring { return r }))
 	}
 	x.idle(kits, time.Minute)
 	if x.net.Loss > 0 {
@@ -270,7 +271,7 @@ func (x *run) deaths() {
 	}
 	x.figure("killed", float64(len(dead)), "kits")
 	x.figure("registrations whose writer and all copies died", float64(gone), "")
-	list := x.lookups(r, 200, 20)
+	list := x.lookups(10*time.Second, 20, func() *ring { return r })
 	answered := 0
 	for _, l := range list {
 		if l.ok {

@@ -66,6 +66,7 @@ type World struct {
 	count    Counts
 	records  []*record
 	byAOR    map[string][]*record
+	methods  [64]Method     // by message code, the last for all above
 	hops     map[uint64]int // by transaction ID, while lookups are measured
 	failures []string       // broken rules
 }
