@@ -208,7 +208,7 @@ func (d directory) lookup(ctx context.Context, aor string) ([]proxy.Target, erro
 		return nil, errNotRunning
 	}
 	found, err := u.Lookup(ctx, aor)
-	if errors.Is(err, sipusage.ErrNotFound) {
+	if errors.Is(err, sipusage.ErrNotFound) || errors.Is(err, sipusage.ErrForeign) {
 		return nil, proxy.ErrNotFound
 	}
 	if err != nil {
@@ -216,7 +216,14 @@ func (d directory) lookup(ctx context.Context, aor string) ([]proxy.Target, erro
 	}
 	var r []proxy.Target
 	for _, f := range found {
+		if f.URI != "" {
+			d.k.log.Info("forwarded to a domain that is nowhere in reach", "aor", aor, "to", f.URI)
+			continue
+		}
 		r = append(r, proxy.Target{Kit: f.Node.String()})
+	}
+	if len(r) == 0 {
+		return nil, proxy.ErrNotFound
 	}
 	return r, nil
 }

@@ -12,11 +12,21 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-// Application is the Application-ID of SIP trunks (RFC 6940 §14.5).
-const Application uint16 = 5060
+// Application-IDs of trunks (RFC 6940 §14.5): "The "application" field MUST be either 5060 to indicate SIP or 5061 to
+// indicate SIPS" (RFC 7904 §5.1). Both are (D)TLS from end to end here; calls are taken by either.
+const (
+	Application     uint16 = 5060
+	ApplicationSIPS uint16 = 5061
+)
 
-// ErrAOR is a name that cannot be an address-of-record.
-var ErrAOR = errors.New("not an address-of-record")
+// What callers decide on.
+var (
+	// ErrAOR is a name that cannot be an address-of-record.
+	ErrAOR = errors.New("not an address-of-record")
+	// ErrForeign is an address-of-record of a domain that the overlay does not serve (RFC 7904 §4.1): it is to be looked
+	// for elsewhere.
+	ErrForeign = errors.New("domain not served by the overlay")
+)
 
 // Canonical is the form of an address-of-record that is stored and certified: "the "sip:" prefix needs to be
 // removed from the SIP AOR before matching. Escaped characters ('%' encoding) in the SIP AOR also need to be
@@ -45,6 +55,16 @@ func Canonical(aor string) (string, error) {
 }
 
 func clip(s string) string { return s[:min(len(s), 64)] }
+
+// appendGRUU writes the GRUU of an address-of-record in canonical form at a node.
+func appendGRUU(aor string, id wire.NodeID) (string, error) {
+	list, err := wire.ToNode(id).AppendBinary(nil)
+	if err != nil {
+		return "", fmt.Errorf("GRUU of %s: %w", aor, err)
+	}
+	user, domain, _ := strings.Cut(aor, "@")
+	return url.PathEscape(user) + "@" + domain + ";gr=" + strings.ReplaceAll(base64.StdEncoding.EncodeToString(list), "=", "~"), nil
+}
 
 // gruu reads the destination list of a RELOAD GRUU, "constructed by embedding a base64-encoded destination list
 // in the "gr" URI parameter", with "~" in the place of "=" (RFC 7904 §6). ok is false for what is none.

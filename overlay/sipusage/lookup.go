@@ -23,6 +23,9 @@ type Target struct {
 	Node  wire.NodeID // where an AppAttach goes: the terminal entry of the destination list
 	Prefs string      // contact preferences of the registration
 	AOR   string      // under which it was found, which is another one after forwarding
+	// URI is set, and Node zero, where a registration forwards to an address-of-record of a domain that the overlay does
+	// not serve: "the Peer follows the appropriate procedure for contacting them as well" (RFC 7904 §4.2).
+	URI string
 }
 
 // Lookup finds the kits that serve an address-of-record (RFC 7904 §4.2), this one included if it has registered
@@ -32,10 +35,24 @@ type Target struct {
 // Every value's signature was verified; here it is checked that its signer may write it: that the user name in
 // the certificate is the one asked for and the Node-ID is the dictionary key (USER-NODE-MATCH, RFC 6940 §7.3.3),
 // so that a storing peer cannot put in what it likes.
+//
+// A GRUU of this overlay is not looked up at all: "when a Peer needs to route a message to a GRUU in the same P2P
+// overlay, it simply uses the destination list and connects to that Peer" (RFC 7904 §6). ErrForeign is an
+// address-of-record whose domain the overlay does not serve (§4.1).
 func (u *Usage) Lookup(ctx context.Context, aor string) ([]Target, error) {
 	name, err := Canonical(aor)
 	if err != nil {
 		return nil, err
+	}
+	if !u.cfg.Domains.Allow(name) {
+		return nil, fmt.Errorf("%w: %s", ErrForeign, name)
+	}
+	if dest, ok := gruu(aor); ok {
+		id, ok := terminal(dest, u.cfg.Identity.NodeID().Len())
+		if !ok {
+			return nil, fmt.Errorf("%w: GRUU of %s leads to no node", ErrAOR, name)
+		}
+		return []Target{{Node: id, AOR: name}}, nil
 	}
 	var out []Target
 	var failed error
@@ -56,6 +73,13 @@ func (u *Usage) Lookup(ctx context.Context, aor string) ([]Target, error) {
 				}
 			}
 			for _, f := range forwards {
+				if !u.cfg.Domains.Allow(f) {
+					if !seen[f] && len(out) < maxTargets {
+						seen[f] = true
+						out = append(out, Target{URI: f, AOR: name})
+					}
+					continue
+				}
 				if !seen[f] && len(seen) < maxNames {
 					seen[f] = true
 					next = append(next, f)
@@ -146,12 +170,25 @@ func (u *Usage) read(name string, v node.Fetched) (t Target, forward string, ok 
 	default:
 		return t, "", false
 	}
+	id, ok := terminal(dest, v.Signer.NodeID.Len())
+	return Target{Node: id, Prefs: string(r.ContactPrefs), AOR: name}, "", ok
+}
+
+// terminal is the node at the end of a destination list.
+func terminal(dest []wire.Destination, idLen int) (id wire.NodeID, ok bool) {
 	if len(dest) == 0 {
-		return t, "", false
+		return id, false
 	}
 	last := dest[len(dest)-1]
-	if last.Type != wire.DestNode || last.Node.Len() != v.Signer.NodeID.Len() || last.Node.IsWildcard() || last.Node.IsInvalid() {
-		return t, "", false
+	return last.Node, last.Type == wire.DestNode && last.Node.Len() == idLen && !last.Node.IsWildcard() && !last.Node.IsInvalid()
+}
+
+// GRUU is the globally routable URI of an address-of-record at this kit, without "sip:" (RFC 7904 §6). Nothing is stored
+// for it.
+func (u *Usage) GRUU(aor string) (string, error) {
+	name, err := Canonical(aor)
+	if err != nil {
+		return "", err
 	}
-	return Target{Node: last.Node, Prefs: string(r.ContactPrefs), AOR: name}, "", true
+	return appendGRUU(name, u.cfg.Identity.NodeID())
 }

@@ -229,10 +229,17 @@ func reopen(fails int) time.Duration {
 // openTrunk makes AppAttaches until one succeeds or the other side's arrives.
 func (u *Usage) openTrunk(ctx context.Context, peer wire.NodeID) (node.AppConn, error) {
 	var err error
+	app := Application
 	for range openTries {
 		var conn node.AppConn
-		if conn, err = u.cfg.Node.AppAttach(ctx, peer, Application); err == nil {
+		if conn, err = u.cfg.Node.AppAttach(ctx, peer, app); err == nil {
 			return conn, nil
+		}
+		if app == Application && node.IsRemote(err, wire.ErrorNotFound) {
+			// "a callee that decides to accept SIPS calls only" (RFC 7904 §5.1). Its contact_prefs should say so, but a
+			// trunk serves all who are registered at that kit.
+			app = ApplicationSIPS
+			continue
 		}
 		if !errors.Is(err, node.ErrInProgress) {
 			break

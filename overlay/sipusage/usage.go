@@ -136,8 +136,10 @@ func (u *Usage) run(ctx context.Context) error {
 	changes, unsubscribe := u.cfg.Node.Subscribe()
 	defer unsubscribe()
 	if u.cfg.OnTrunk != nil {
-		u.cfg.Node.HandleApp(Application, u.accept)
-		defer u.cfg.Node.HandleApp(Application, nil)
+		for _, app := range []uint16{Application, ApplicationSIPS} {
+			u.cfg.Node.HandleApp(app, u.accept)
+			defer u.cfg.Node.HandleApp(app, nil)
+		}
 	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()

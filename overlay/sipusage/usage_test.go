@@ -358,6 +358,11 @@ func TestForwardingIsFollowedAndBounded(t *testing.T) {
 		}
 		w.check("too long a chain", a, "chain0")
 		w.check("the end of it", a, "chain5", b)
+		// "If there are also external AORs, the Peer follows the appropriate procedure for contacting them as well."
+		forward(a, "away", "sip:me@elsewhere.example")
+		if got, err := b.usage.Lookup(t.Context(), "away@"+domain); err != nil || len(got) != 1 || got[0].URI != "me@elsewhere.example" || !got[0].Node.IsZero() {
+			t.Errorf("forwarded out of the overlay: %+v, %v", got, err)
+		}
 	})
 }
 
