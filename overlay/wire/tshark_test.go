@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding"
 	"encoding/binary"
+	"maps"
 	"math/big"
 	"net/url"
 	"os"
@@ -249,35 +250,96 @@ func TestTsharkReadsEveryMethod(t *testing.T) {
 	}
 }
 
-// TestTsharkReadsValues compares what tshark read with what was encoded. Not compared is what tshark 4.0 is
+// readings is what tshark is to read in each method, beside what all messages have. What is empty has no such field: a
+// body of nothing, a list of Node-IDs, which tshark shows as text only (nodeIDs).
+var readings = map[string]map[string]string{
+	"probe_req": {"reload.probe_information.type": "0x01,0x02,0x03"},
+	"probe_ans": {
+		"reload.probe_information.type": "0x01,0x02,0x03", "reload.responsible_set": "0x3b9aca00", "reload.num_resources": "42", "reload.uptime": "86400",
+	},
+	"attach_req": {
+		"reload.opaque.string": "abcd,secret,passive,1,12", "reload.overlaylink.type": "1,1", "reload.icecandidate.type": "1,2",
+		"reload.ipv4addr": "192.0.2.1,192.168.0.1", "reload.ipv6addr": "2001:db8::1", "reload.port": "6084,6084,6085", "reload.sendupdate": "1",
+	},
+	"attach_ans": {
+		"reload.opaque.string": "efgh,hidden,active,3", "reload.icecandidate.type": "4", "reload.ipv4addr": "198.51.100.1,192.0.2.1",
+		"reload.port": "50000,6084", "reload.sendupdate": "0",
+	},
+	"store_req": {
+		"reload.store.replica_number": "0", "reload.kinddata.kind": "2,3,1", "reload.generation_counter": "0,5,6",
+		"reload.storeddata.lifetime": "3600,3600,3600,3600", "reload.datavalue.exists": "1,0,1,0", "reload.arrayentry.index": "4294967295",
+		"reload.turnserver.iteration": "0", "reload.ipv4addr": "192.0.2.1", "reload.sipregistration.type": "2", "reload.opaque.string": "(sip.schemes=SIPS)",
+		"reload.storeddata.storage_time": times(0, 1, 2, 3),
+		"reload.destination.data.nodeid": strings.Join([]string{node1.String(), node2.String(), node1.String()}, ","),
+	},
+	"store_ans": {"reload.kinddata.kind": "1,3", "reload.generation_counter": "8,9"},
+	"fetch_req": {"reload.kinddata.kind": "2,3,1,1", "reload.generation_counter": "1,2,3,0"},
+	"fetch_ans": {
+		"reload.kinddata.kind": "1", "reload.generation_counter": "6", "reload.storeddata.lifetime": "3600,0", "reload.datavalue.exists": "1,0",
+		"reload.sipregistration.type": "1", "reload.opaque.string": "sip:bob@example.org",
+	},
+	"find_req":  {"reload.kindid": "1,3"},
+	"find_ans":  {"reload.kinddata.kind": "1,3"},
+	"join_req":  {"reload.joinreq.joining_peer_id": node1.String()},
+	"leave_req": {"reload.leavereq.leaving_peer_id": node1.String(), "reload.chordleavedata.type": "1"},
+
+	"update_req peer_ready": {"reload.uptime": "60", "reload.chordupdate.type": "1"},
+	"update_req neighbors":  {"reload.uptime": "60", "reload.chordupdate.type": "2"},
+	"update_req full":       {"reload.uptime": "60", "reload.chordupdate.type": "3"},
+
+	"route_query_req": {"reload.sendupdate": "0"},
+	"route_query_ans": {"reload.chordroutequeryans.nodeid": node2.String()},
+	"ping_ans":        {"reload.ping.response_id": itoa(0xf1f2f3f4f5f6f7f8), "reload.ping.time": times(0)},
+	"stat_req":        {"reload.kinddata.kind": "1", "reload.generation_counter": "3"},
+	"stat_ans": {
+		"reload.kinddata.kind": "3,2,1", "reload.generation_counter": "1,2,3", "reload.storeddata.storage_time": times(0, 0, 0),
+		"reload.storeddata.lifetime": "3600,3600,3600", "reload.datavalue.exists": "1,1,1", "reload.metadata.value_length": "346,5,5",
+		"reload.arrayentry.index": "2",
+	},
+	"app_attach_req": {"reload.application": "5060", "reload.opaque.string": "abcd,secret,passive,1", "reload.ipv4addr": "192.0.2.1", "reload.port": "6084"},
+	"app_attach_ans": {"reload.application": "5060", "reload.opaque.string": "abcd,secret,active,1", "reload.ipv4addr": "192.0.2.1", "reload.port": "6084"},
+
+	"config_update_req config": {"reload.configupdatereq.type": "1"},
+	"config_update_req kind":   {"reload.configupdatereq.type": "2"},
+	"error":                    {"reload.error_response.code": "10", "reload.opaque.string": "ttl"},
+}
+
+// nodeIDs are the lists of bare Node-IDs in the methods that have some, as tshark -V shows them.
+var nodeIDs = map[string][]NodeID{
+	"store_req": {node1, node2}, "fetch_ans": {node1, node2}, "stat_ans": {node1}, // keys of dictionaries
+	"store_ans": {node2, node3}, "leave_req": {node2, node3}, "update_req neighbors": {node2, node3, node1}, "update_req full": {node2, node1, node3},
+}
+
+// times is how tshark writes times of the goldens, that many milliseconds after the first.
+func times(after ...int) string {
+	var list []string
+	for _, ms := range after {
+		list = append(list, epoch.Add(time.Duration(ms)*time.Millisecond).UTC().Format("Jan _2, 2006 15:04:05.000000000 UTC"))
+	}
+	return strings.Join(list, ",")
+}
+
+// TestTsharkReadsValues compares what tshark read in each method with what was encoded. Not compared is what tshark 4.0 is
 // known to misread: candidate priorities, dictionary keys of specifiers, ACK masks.
 func TestTsharkReadsValues(t *testing.T) {
 	frames, _ := framed(t)
 	fields := []string{
-		"reload.message.code", "reload.forwarding.overlay", "reload.forwarding.configuration_sequence",
-		"reload.forwarding.trans_id", "reload_framing.sequence", "reload.uptime", "reload.storeddata.storage_time",
-		"reload.metadata.value_length", "reload.ping.response_id", "reload.chordroutequeryans.nodeid",
-		"reload.joinreq.joining_peer_id", "reload.leavereq.leaving_peer_id", "reload.error_response.code",
-		"reload.destination.data.nodeid", "reload.storeddata.lifetime",
+		"reload.message.code", "reload.forwarding.overlay", "reload.forwarding.configuration_sequence", "reload.forwarding.ttl",
+		"reload.forwarding.trans_id", "reload_framing.sequence", "reload.destination.data.nodeid",
 	}
+	for _, expected := range readings {
+		fields = slices.AppendSeq(fields, maps.Keys(expected))
+	}
+	slices.Sort(fields)
+	fields = slices.Compact(fields)
 	args := []string{"-T", "fields", "-E", "separator=|"}
 	for _, f := range fields {
 		args = append(args, "-e", f)
 	}
 	lines := strings.Split(strings.TrimRight(tshark(t, frames, args...), "\n"), "\n")
-	if len(lines) != len(frames) {
-		t.Fatalf("%d lines for %d frames", len(lines), len(frames))
-	}
-	expect := map[string]map[string]string{
-		"update_req peer_ready": {"reload.uptime": "60"},
-		"update_req full":       {"reload.uptime": "60"},
-		"ping_ans":              {"reload.ping.response_id": itoa(0xf1f2f3f4f5f6f7f8)},
-		"route_query_ans":       {"reload.chordroutequeryans.nodeid": node2.String()},
-		"join_req":              {"reload.joinreq.joining_peer_id": node1.String()},
-		"leave_req":             {"reload.leavereq.leaving_peer_id": node1.String()},
-		"error":                 {"reload.error_response.code": "10"},
-		"store_req":             {"reload.storeddata.lifetime": "3600,3600,3600,3600", "reload.destination.data.nodeid": strings.Join([]string{node1.String(), node2.String(), node1.String()}, ",")},
-		"stat_ans":              {"reload.metadata.value_length": "346,5,5", "reload.storeddata.lifetime": "3600,3600,3600"},
+	texts := strings.Split("\n"+tshark(t, frames, "-V"), "\nFrame ")[1:]
+	if len(lines) != len(frames) || len(texts) != len(frames) {
+		t.Fatalf("%d lines and %d texts for %d frames", len(lines), len(texts), len(frames))
 	}
 	for i, c := range methods() {
 		got := map[string]string{}
@@ -288,15 +350,29 @@ func TestTsharkReadsValues(t *testing.T) {
 			"reload.forwarding.trans_id":     "0x" + big.NewInt(0x1122334455667700+int64(i)).Text(16),
 			"reload.destination.data.nodeid": node1.String() + "," + node2.String(),
 			"reload.message.code":            itoa(uint64(c.code)), "reload.forwarding.overlay": hex32(OverlayHash("chat.mission.home.arpa")),
-			"reload.forwarding.configuration_sequence": "7", "reload_framing.sequence": itoa(uint64(i)),
+			"reload.forwarding.configuration_sequence": "7", "reload.forwarding.ttl": "16", "reload_framing.sequence": itoa(uint64(i)),
 		}
-		for k, v := range expect[c.name] {
-			want[k] = v
-		}
+		maps.Copy(want, readings[c.name])
 		for k, v := range want {
 			if got[k] != v {
 				t.Errorf("%s: %s is %q, want %q", c.name, k, got[k], v)
 			}
+		}
+		if c.body != nil && len(readings[c.name]) == 0 && c.name != "join_ans" && c.name != "ping_req" {
+			t.Errorf("%s: no value compared", c.name)
+		}
+		var read []string
+		for line := range strings.Lines(texts[i]) {
+			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "NodeId: "); ok {
+				read = append(read, id)
+			}
+		}
+		var ids []string
+		for _, id := range nodeIDs[c.name] {
+			ids = append(ids, id.String())
+		}
+		if !slices.Equal(read, ids) {
+			t.Errorf("%s: Node-IDs %v, want %v", c.name, read, ids)
 		}
 	}
 }
