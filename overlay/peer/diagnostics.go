@@ -127,7 +127,7 @@ func (p *Peer) misrouted(a *arrival) bool {
 			return false
 		}
 	}
-	return k.Len() == p.cfg.ID.Len() && !inRange(a.from.peer, p.cfg.ID, k) && !p.chord.Responsible(ident.AsResource(k)) &&
+	return k.Len() == p.cfg.ID.Len() && !ident.Between(a.from.peer, p.cfg.ID, k) && !p.chord.Responsible(ident.AsResource(k)) &&
 		p.conns.best(k) == nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"fieldkit/overlay/chord"
+	"fieldkit/overlay/client"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
@@ -35,6 +37,13 @@ func (r *rig) diagnosticPing(t *testing.T, from *ident.Identity, dest []wire.Des
 		t.Fatal(err)
 	}
 	return b
+}
+
+// servant is a topology in which r is responsible for nothing and sends everything over one link.
+func servant(r *rig, to *fakeLink) topology {
+	c := client.New(r.ID(), r.rng, t0)
+	c.Step(t0, chord.LinkUp{ID: to.to.NodeID, Kind: chord.LinkBootstrap})
+	return c
 }
 
 // What an intermediate peer says of diagnostic messages that do not get on, RFC 7851 §6.2.
@@ -94,12 +103,12 @@ func TestDiagnosticErrorsOnTheWay(t *testing.T) {
 			return []wire.Destination{wire.ToResource(ident.AsResource(ident.Next(r.topo.members[0])))}
 		}, set: func(from, to *fakeLink) {
 			r.topo.members = []wire.NodeID{from.to.NodeID}
-			r.chord = &client{self: r.ID(), boot: []wire.NodeID{to.to.NodeID}} // responsible for nothing
+			r.chord = servant(r, to)
 		}, want: wire.ErrorUpstreamMisrouting},
 		{name: "upstream is a client, which need not know the rules", dest: func(wire.NodeID) []wire.Destination {
 			return []wire.Destination{wire.ToResource(ident.AsResource(ident.Next(r.ID())))}
 		}, set: func(_, to *fakeLink) {
-			r.chord = &client{self: r.ID(), boot: []wire.NodeID{to.to.NodeID}}
+			r.chord = servant(r, to)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/client"
 	"fieldkit/overlay/config"
 	"fieldkit/overlay/storage"
 	"fieldkit/overlay/wire"
@@ -102,7 +103,7 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 		c.PingInterval = d.Chord.PingInterval
 	}
 	if cfg.Client {
-		p.chord = newClient(cfg.ID, p.rng, now)
+		p.chord = client.New(cfg.ID, p.rng, now)
 	} else {
 		p.chord = chord.New(c, cfg.ID, now)
 	}

@@ -12,6 +12,20 @@ import (
 	"fieldkit/overlay/wire"
 )
 
+// topology is what a peer asks about the overlay around it: *chord.State, or *client.State for a node that only uses it.
+type topology interface {
+	Step(now time.Time, in chord.Input) []chord.Output
+	Deadline() time.Time
+	NextHop(d wire.Destination) chord.Hop
+	Responsible(r wire.ResourceID) bool
+	ReplicaSet(r wire.ResourceID) []wire.NodeID
+	Plausible(r wire.ResourceID, sender wire.NodeID) bool
+	ResponsibleSet() uint32
+	Uptime() time.Duration
+	SelfTuning() (wire.SelfTuningData, bool)
+	Snapshot() chord.Snapshot
+}
+
 // surroundings are what the topology last told, for questions that come between its steps.
 type surroundings struct {
 	members    []wire.NodeID // ascending, self among them

@@ -1,4 +1,9 @@
-package peer
+// Package client is the topology of a RELOAD client (RFC 6940 §4.2): a node that uses the overlay and never joins it. It
+// stands where overlay/chord does in a peer, takes the same events and wants the same things done, so that everything
+// else of a node, overlay/peer, is the same for both.
+//
+// It is pure: the time and the random source are handed in, and one goroutine owns a State.
+package client
 
 import (
 	"math/rand/v2"
@@ -6,38 +11,25 @@ import (
 	"time"
 
 	"fieldkit/overlay/chord"
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
 
-// topology is what a peer asks about the overlay around it: *chord.State, or client for a node that only uses it.
-type topology interface {
-	Step(now time.Time, in chord.Input) []chord.Output
-	Deadline() time.Time
-	NextHop(d wire.Destination) chord.Hop
-	Responsible(r wire.ResourceID) bool
-	ReplicaSet(r wire.ResourceID) []wire.NodeID
-	Plausible(r wire.ResourceID, sender wire.NodeID) bool
-	ResponsibleSet() uint32
-	Uptime() time.Duration
-	SelfTuning() (wire.SelfTuningData, bool)
-	Snapshot() chord.Snapshot
-}
-
 // Times of a client.
 const (
-	clientCheck   = time.Minute // between looks whether its peer is still the responsible one, ± 1/4
-	clientDial    = 30 * time.Second
-	clientProbe   = 20 * time.Second // a request's lifetime and a little
-	clientAttach  = 45 * time.Second // a request's lifetime, ICE and the handshake
-	clientRetry   = time.Second      // doubled with each failure
-	clientRetries = 5                // doublings
+	checkEvery     = time.Minute // between looks whether its peer is still the responsible one, ± 1/4
+	dialTime       = 30 * time.Second
+	probeTime      = 20 * time.Second // a request's lifetime and a little
+	attachTime     = 45 * time.Second // a request's lifetime, ICE and the handshake
+	retryAfter     = time.Second      // doubled with each failure
+	retryDoublings = 5                // doublings
 )
 
-// client is a node that uses the overlay and is no part of it (RFC 6940 §4.2): it keeps one connection, to "the peer
+// State is a node that uses the overlay and is no part of it (RFC 6940 §4.2): it keeps one connection, to "the peer
 // responsible for the client's Node-ID in the overlay", and through that the others reach it by its Node-ID (§4.2.1).
 // It never joins, sends no Update, stores nothing and carries nothing for others. The way to its peer is that of a
 // joining node: bootstrap link, a Ping that finds out who is responsible, Attach.
-type client struct {
+type State struct {
 	self    wire.NodeID
 	next    wire.ResourceID // self + 1: who is responsible for that is so for self, too, if self is no peer
 	rng     *rand.Rand
@@ -55,22 +47,16 @@ type client struct {
 	left    bool
 }
 
-// newClient makes a client that knows nobody.
-func newClient(self wire.NodeID, rng *rand.Rand, now time.Time) *client {
-	b := self.Bytes()
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i]++; b[i] != 0 {
-			break
-		}
-	}
-	return &client{self: self, next: wire.ResourceID(b), rng: rng, started: now, now: now, at: now}
+// New makes a client that knows nobody. rng is for jitter.
+func New(self wire.NodeID, rng *rand.Rand, now time.Time) *State {
+	return &State{self: self, next: ident.AsResource(ident.Next(self)), rng: rng, started: now, now: now, at: now}
 }
 
 // maxSeen bounds what discovery tells a client of.
 const maxSeen = 64
 
 // Step is chord.State's.
-func (c *client) Step(now time.Time, in chord.Input) []chord.Output {
+func (c *State) Step(now time.Time, in chord.Input) []chord.Output {
 	if c.left {
 		return nil
 	}
@@ -99,7 +85,7 @@ func (c *client) Step(now time.Time, in chord.Input) []chord.Output {
 	case chord.UpdateReceived:
 		// "These updates can indicate that the peer is no longer responsible for the client's Node-ID. The client would
 		// then need to form a connection to the appropriate peer." (RFC 6940 §4.2.1)
-		if p := in.Update.Predecessors; in.From == c.home && len(p) > 0 && !inRange(p[0], c.self, c.home) {
+		if p := in.Update.Predecessors; in.From == c.home && len(p) > 0 && !ident.Between(p[0], c.self, c.home) {
 			c.at = c.now
 		}
 	case chord.LeaveReceived:
@@ -116,30 +102,22 @@ func (c *client) Step(now time.Time, in chord.Input) []chord.Output {
 	return out
 }
 
-// inRange reports x in (a, b], clockwise.
-func inRange(a, x, b wire.NodeID) bool {
-	if a.Compare(b) < 0 {
-		return a.Compare(x) < 0 && x.Compare(b) <= 0
-	}
-	return a.Compare(x) < 0 || x.Compare(b) <= 0
-}
-
 func without(list []wire.NodeID, id wire.NodeID) []wire.NodeID {
 	return slices.DeleteFunc(list, func(o wire.NodeID) bool { return o == id })
 }
 
-func (c *client) jitter(d time.Duration) time.Duration {
+func (c *State) jitter(d time.Duration) time.Duration {
 	return d - d/4 + time.Duration(c.rng.Int64N(int64(d)/2+1))
 }
 
-func (c *client) failed() {
+func (c *State) failed() {
 	c.busy, c.wanted = time.Time{}, wire.NodeID{}
-	c.at = c.now.Add(c.jitter(clientRetry << min(c.fails, clientRetries)))
+	c.at = c.now.Add(c.jitter(retryAfter << min(c.fails, retryDoublings)))
 	c.fails++
 }
 
 // look does the next thing that leads to the responsible peer, one at a time.
-func (c *client) look() {
+func (c *State) look() {
 	if c.busy.After(c.now) || c.at.After(c.now) {
 		return
 	}
@@ -156,20 +134,20 @@ func (c *client) look() {
 	}
 	switch {
 	case !via.IsZero():
-		c.busy = c.now.Add(clientProbe)
+		c.busy = c.now.Add(probeTime)
 		c.out = append(c.out, chord.Probe{Via: via, Resource: c.next})
 	case len(c.seen) > 0:
 		id := c.seen[0]
 		c.seen = append(c.seen[1:], id)
-		c.busy = c.now.Add(clientDial)
+		c.busy = c.now.Add(dialTime)
 		c.out = append(c.out, chord.Bootstrap{ID: id})
 	default:
-		c.at = c.now.Add(clientCheck)
+		c.at = c.now.Add(checkEvery)
 	}
 }
 
 // found learns who is responsible.
-func (c *client) found(via, owner wire.NodeID) {
+func (c *State) found(via, owner wire.NodeID) {
 	c.busy = time.Time{}
 	switch {
 	case owner == c.self:
@@ -178,7 +156,7 @@ func (c *client) found(via, owner wire.NodeID) {
 		c.moveTo(owner)
 	default:
 		c.wanted = owner
-		c.busy = c.now.Add(clientAttach)
+		c.busy = c.now.Add(attachTime)
 		a := chord.Attach{ID: owner, SendUpdate: true}
 		if via != owner && !slices.Contains(c.boot, owner) {
 			a.Via = []wire.NodeID{via}
@@ -188,9 +166,9 @@ func (c *client) found(via, owner wire.NodeID) {
 }
 
 // moveTo makes an attached peer the one to stay with, and closes the links to others.
-func (c *client) moveTo(home wire.NodeID) {
+func (c *State) moveTo(home wire.NodeID) {
 	c.fails = 0
-	c.at = c.now.Add(c.jitter(clientCheck))
+	c.at = c.now.Add(c.jitter(checkEvery))
 	if c.home != home {
 		c.home = home
 		c.out = append(c.out, chord.NeighboursChanged{Successors: []wire.NodeID{home}}, chord.Settled{})
@@ -205,12 +183,12 @@ func (c *client) moveTo(home wire.NodeID) {
 	}
 }
 
-func (c *client) close(id wire.NodeID, kind chord.LinkKind) {
+func (c *State) close(id wire.NodeID, kind chord.LinkKind) {
 	c.out = append(c.out, chord.CloseLink{ID: id, Kind: kind})
 	c.linkDown(id, kind)
 }
 
-func (c *client) linkUp(in chord.LinkUp) {
+func (c *State) linkUp(in chord.LinkUp) {
 	list := &c.boot
 	if in.Kind == chord.LinkAttached {
 		list = &c.ring
@@ -227,7 +205,7 @@ func (c *client) linkUp(in chord.LinkUp) {
 	}
 }
 
-func (c *client) linkDown(id wire.NodeID, kind chord.LinkKind) {
+func (c *State) linkDown(id wire.NodeID, kind chord.LinkKind) {
 	if kind == chord.LinkBootstrap {
 		c.boot = without(c.boot, id)
 		return
@@ -241,7 +219,7 @@ func (c *client) linkDown(id wire.NodeID, kind chord.LinkKind) {
 }
 
 // Deadline is chord.State's.
-func (c *client) Deadline() time.Time {
+func (c *State) Deadline() time.Time {
 	if c.left {
 		return c.now.Add(24 * time.Hour)
 	}
@@ -252,7 +230,7 @@ func (c *client) Deadline() time.Time {
 }
 
 // NextHop is chord.State's: everything goes to the responsible peer, or to whom there is a link.
-func (c *client) NextHop(wire.Destination) chord.Hop {
+func (c *State) NextHop(wire.Destination) chord.Hop {
 	for _, list := range [][]wire.NodeID{{c.home}, c.ring, c.boot} {
 		if len(list) > 0 && !list[0].IsZero() {
 			return chord.Hop{Via: list[0]}
@@ -262,25 +240,25 @@ func (c *client) NextHop(wire.Destination) chord.Hop {
 }
 
 // Responsible is chord.State's: a client is responsible for nothing.
-func (c *client) Responsible(wire.ResourceID) bool { return false }
+func (c *State) Responsible(wire.ResourceID) bool { return false }
 
 // ReplicaSet is chord.State's.
-func (c *client) ReplicaSet(wire.ResourceID) []wire.NodeID { return nil }
+func (c *State) ReplicaSet(wire.ResourceID) []wire.NodeID { return nil }
 
 // Plausible is chord.State's: nobody has a reason to store here.
-func (c *client) Plausible(wire.ResourceID, wire.NodeID) bool { return false }
+func (c *State) Plausible(wire.ResourceID, wire.NodeID) bool { return false }
 
 // ResponsibleSet is chord.State's.
-func (c *client) ResponsibleSet() uint32 { return 0 }
+func (c *State) ResponsibleSet() uint32 { return 0 }
 
 // Uptime is chord.State's.
-func (c *client) Uptime() time.Duration { return c.now.Sub(c.started) }
+func (c *State) Uptime() time.Duration { return c.now.Sub(c.started) }
 
 // SelfTuning is chord.State's: a client estimates nothing.
-func (c *client) SelfTuning() (wire.SelfTuningData, bool) { return wire.SelfTuningData{}, false }
+func (c *State) SelfTuning() (wire.SelfTuningData, bool) { return wire.SelfTuningData{}, false }
 
 // Snapshot is chord.State's.
-func (c *client) Snapshot() chord.Snapshot {
+func (c *State) Snapshot() chord.Snapshot {
 	s := chord.Snapshot{Phase: chord.Alone, Self: c.self, Members: []wire.NodeID{c.self}}
 	if !c.home.IsZero() {
 		s.Phase, s.Successors = chord.Joining, []wire.NodeID{c.home}
