@@ -394,8 +394,34 @@ func TestReflexiveCandidates(t *testing.T) {
 		}
 		seen = netip.MustParseAddrPort("192.0.2.7:4000")
 		r := reflexive()
-		if len(r) != 1 || r[0].Type != wire.CandSrflx || r[0].Addr != seen || r[0].Related.Addr() != lineAddr(0) || r[0].Priority == 0 {
+		if len(r) != 1 || r[0].Type != wire.CandSrflx || r[0].Addr != seen || r[0].Related.Addr() != lineAddr(0) || r[0].Priority>>24 != 100 {
 			t.Errorf("candidates %+v", r)
+		}
+	})
+}
+
+// Type preferences are 126 for host candidates, 100 for server-reflexive and 0 for relayed ones (RFC 5245 §4.1.2.2), so
+// that a direct way is preferred; the wire carries them as they are.
+func TestCandidatePriorities(t *testing.T) {
+	inLine(t, time.Millisecond, func(t *testing.T, l *line) {
+		try, err := l.kits[0].Prepare(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer try.Close()
+		want := map[uint8]uint32{wire.CandHost: 126, wire.CandRelay: 0}
+		for _, c := range try.Local().Candidates {
+			if p, ok := want[c.Type]; !ok || c.Priority>>24 != p || c.Priority&0xff != 255 {
+				t.Errorf("candidate of type %d has the priority %#x", c.Type, c.Priority)
+			}
+			delete(want, c.Type)
+			back, ok := fromWire(c, false)
+			if !ok || back.Priority() != c.Priority {
+				t.Errorf("candidate %+v comes back as %v", c, back)
+			}
+		}
+		if len(want) != 0 {
+			t.Errorf("no candidate of types %v", want)
 		}
 	})
 }
