@@ -33,7 +33,7 @@ type kit struct {
 	ended     chan error
 }
 
-func start(t *testing.T, m *nodetest.Mission) *kit {
+func start(t *testing.T, m *nodetest.Mission, change ...func(*link.Config)) *kit {
 	t.Helper()
 	id, err := m.Authority.NewIdentity()
 	if err != nil {
@@ -45,10 +45,14 @@ func start(t *testing.T, m *nodetest.Mission) *kit {
 	}
 	ip := netip.MustParseAddr("127.0.0.1")
 	k := &kit{id: id, trunks: make(chan *sipusage.Trunk, 16), ended: make(chan error, 2)}
-	k.transport, err = link.New(link.Config{
+	cfg := link.Config{
 		Identity: id, Trust: trust, Addresses: func() []netip.Addr { return []netip.Addr{ip} },
 		OnRefused: func(a netip.AddrPort, why error) { k.node.Refused(a, why) },
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	k.transport, err = link.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +209,65 @@ func TestThreeKitsOnLoopback(t *testing.T) {
 	t.Logf("loss noticed after %v", time.Since(began).Round(10*time.Millisecond))
 	if list, err := kits[0].usage.Lookup(ctx, aor); err != nil || len(list) != 1 {
 		t.Errorf("after the loss: %v, %v", list, err)
+	}
+}
+
+// Nothing above the links cares which of the protocols they are: two kits find each other, and a trunk carries SIP and
+// media, whatever the configuration document says.
+func TestRingOverEachLinkProtocol(t *testing.T) {
+	for name, change := range map[string]func(*link.Config){
+		"DTLS-UDP-SR":                     func(*link.Config) {},
+		"DTLS-UDP-SR-NO-ICE":              func(c *link.Config) { c.NoICE, c.LinkProtocols = true, []string{"DTLS-UDP-SR-NO-ICE"} },
+		"TLS-TCP-FH-NO-ICE":               func(c *link.Config) { c.NoICE, c.LinkProtocols = true, []string{"TLS-TCP-FH-NO-ICE"} },
+		"TLS without ICE":                 func(c *link.Config) { c.NoICE, c.LinkProtocols = true, []string{"TLS"} },
+		"DTLS-UDP-SR, shared secret":      func(c *link.Config) { c.SharedSecret = []byte("0123456789abcdef") },
+		"no ICE, UDP, with shared secret": func(c *link.Config) { c.NoICE, c.SharedSecret = true, []byte("0123456789abcdef") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := nodetest.NewMission("loopback.mission.home.arpa", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kits := []*kit{start(t, m, change), start(t, m, change)}
+			defer func() {
+				for _, k := range kits {
+					k.end(t)
+				}
+			}()
+			kits[0].node.Discovered(kits[1].id.NodeID(), []netip.AddrPort{kits[1].addr})
+			kits[1].node.Discovered(kits[0].id.NodeID(), []netip.AddrPort{kits[0].addr})
+			t.Logf("one ring after %v", eventually(t, 20*time.Second, "ring of 2", ringOf(t, 2, kits...)).Round(time.Millisecond))
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			near, err := kits[0].usage.Trunk(ctx, kits[1].id.NodeID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			far := <-kits[1].trunks
+			message, media := make(chan string, 1), make(chan string, 1)
+			far.Handle(func(b []byte) { message <- string(b) }, func(b []byte) { media <- string(b) })
+			near.Handle(func([]byte) {}, func([]byte) {})
+			if err := near.SendMessage([]byte("OPTIONS sip:b SIP/2.0")); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-message; got[:7] != "OPTIONS" {
+				t.Errorf("message %q", got)
+			}
+			if err := near.SendMedia([]byte("\x80media")); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-media:
+				if got != "\x80media" {
+					t.Errorf("media %q", got)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("no media")
+			}
+			if near.SRTPProfile() == 0 || near.IsClient() == far.IsClient() {
+				t.Error("no agreement on SRTP")
+			}
+		})
 	}
 }
 
