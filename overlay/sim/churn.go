@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"fieldkit/overlay/wire"
 )
 
 // medianSession is the shortest of Rhea et al., "Handling Churn in a DHT" (USENIX 2004): 1.4 minutes, exponentially
@@ -106,14 +108,21 @@ func (x *run) mix() {
 	x.Run(quiet)
 	_, r := x.converge("rest", x.living(), convergeWithin)
 	var mine, left []*record
+	refused := 0
 	for _, rec := range x.records {
 		switch {
 		case rec.kit.alive:
 			mine = append(mine, rec)
-		case slices.Contains(held, rec):
+		case len(held[rec]) == 0:
+		case slices.ContainsFunc(r.holders(rec.res), func(k *Kit) bool { return slices.Contains(held[rec], k) }):
 			left = append(left, rec)
+		default:
+			// "replica StoreReqs MUST come from nodes which are either in the known replica set for a given resource or
+			// which are closer than some node in the replica set" (RFC 6940 §7.4.1.1): nobody who has it is.
+			refused++
 		}
 	}
+	x.figure("registrations of dead kits that nobody may hand over", float64(refused), "")
 	x.figure("kits", float64(len(x.living())), "")
 	x.figure("registrations of living kits", float64(len(mine)), "")
 	x.figure("registrations of dead kits that could be read", float64(len(left)), "")
@@ -123,18 +132,32 @@ func (x *run) mix() {
 	x.neverForged()
 }
 
-// readNow are the records of dead kits that can be read on some island, in the last version that was acknowledged.
-func (x *run) readNow() (list []*record) {
+// readNow are the records of dead kits that can be read on some island, in the last version that was acknowledged,
+// and who holds them.
+func (x *run) readNow() map[*record][]*Kit {
 	var left []*record
 	for _, rec := range x.records {
 		if !rec.kit.alive && rec.written != 0 && rec.until > x.k.now.add(registrationLife/2) {
 			left = append(left, rec)
 		}
 	}
+	held := map[*record][]*Kit{}
+	open := 0
 	for _, kits := range x.islands(x.living()) {
-		list = append(list, x.readable(kits, left)...)
+		for _, rec := range x.readable(kits, left) {
+			for _, k := range kits {
+				open++
+				k.stored(rec.res, func(values []wire.StoredData) {
+					open--
+					if rec.has(values) {
+						held[rec] = append(held[rec], k)
+					}
+				})
+			}
+		}
 	}
-	return list
+	x.wait(&open)
+	return held
 }
 
 // restartWithin is how long a kit is off that is switched off and on again.

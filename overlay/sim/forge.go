@@ -9,8 +9,6 @@ import (
 	"fieldkit/overlay/wire"
 )
 
-type storedData = wire.StoredData
-
 // forgery is one thing that a kit with a valid certificate tries to have stored.
 type forgery struct {
 	what  string

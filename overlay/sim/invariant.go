@@ -172,15 +172,16 @@ func (r *record) authentic(v *wire.StoredData) bool {
 
 // checkCopies finds the records that are not at their owner and both replicas, and values that nobody wrote.
 // It lets time pass until every kit has answered.
-func (w *World) checkCopies(r *ring, records []*record) (missing int) {
+func (w *World) checkCopies(r *ring, records []*record) (missing []*record) {
 	open := 0
+	found := make(map[*record]int, len(records))
 	for _, rec := range records {
 		for _, k := range r.holders(rec.res) {
 			open++
 			k.stored(rec.res, func(values []wire.StoredData) {
 				open--
-				if !rec.has(values) {
-					missing++
+				if rec.has(values) {
+					found[rec]++
 				}
 				for i := range values {
 					if !rec.authentic(&values[i]) {
@@ -191,6 +192,11 @@ func (w *World) checkCopies(r *ring, records []*record) (missing int) {
 		}
 	}
 	w.wait(&open)
+	for _, rec := range records {
+		if found[rec] < len(r.holders(rec.res)) {
+			missing = append(missing, rec)
+		}
+	}
 	return missing
 }
 

@@ -220,29 +220,8 @@ func (x *run) readableWithin(kits []*Kit) (all []*record) {
 	return all
 }
 
-// meet puts all kits on one island and lets discovery show them to each other.
-func (x *run) meet(kits []*Kit) {
-	from := make([]int, len(kits))
-	for i, k := range kits {
-		from[i] = k.island
-	}
-	x.move(0, kits...)
-	for i, a := range kits {
-		if x.cfg.Known == 0 {
-			for j, b := range kits[:i] {
-				if from[i] != from[j] {
-					x.introduce(a, b)
-				}
-			}
-			continue
-		}
-		for range x.cfg.Known {
-			if j := x.rng.IntN(len(kits)); from[j] != from[i] && a.alive && kits[j].alive {
-				x.introduce(a, kits[j])
-			}
-		}
-	}
-}
+// meet puts all kits on one island.
+func (x *run) meet(kits []*Kit) { x.move(0, kits...) }
 
 // deaths takes away three of ten kits without a word.
 func (x *run) deaths() {

@@ -151,7 +151,6 @@ type Kit struct {
 	life   int // grows with each start and end
 	alive  bool
 	island int
-	moved  instant // when it last changed islands
 	addr   netip.AddrPort
 	self   *ident.Peer
 	ident  *identity
@@ -319,12 +318,12 @@ func (k *Kit) discover() {
 // introduce lets two kits find each other, each a little later by itself.
 func (w *World) introduce(a, b *Kit) {
 	for _, p := range [2][2]*Kit{{a, b}, {b, a}} {
-		k, o, life := p[0], p[1], p[1].life
-		if !slices.Contains(k.known, o) {
-			k.known = append(k.known, o)
-		}
+		k, o := p[0], p[1]
 		w.k.after(w.spread(discoverWithin), func() {
-			if w.reach(k, o) && o.life == life {
+			if w.reach(k, o) {
+				if !slices.Contains(k.known, o) {
+					k.known = append(k.known, o)
+				}
 				k.peer.Discovered(w.now(), o.self.NodeID, []netip.AddrPort{o.addr})
 				k.after()
 			}
@@ -361,11 +360,13 @@ func (k *Kit) lose(o *Kit) {
 	}
 }
 
-// move puts a kit on another island: what it was linked to, but cannot reach any more, falls silent.
+// move puts a kit on another island: what it was linked to, but cannot reach any more, falls silent, and discovery
+// shows it those who are there.
 func (w *World) move(island int, kits ...*Kit) {
 	for _, k := range kits {
-		k.island, k.moved = island, w.k.now
+		k.island = island
 	}
+	w.discoverMoved(kits)
 	for _, k := range kits {
 		for _, e := range k.ends {
 			if !w.reach(k, e.far.kit) {
@@ -382,6 +383,25 @@ func (w *World) move(island int, kits ...*Kit) {
 						}
 					}
 				})
+			}
+		}
+	}
+}
+
+// discoverMoved shows kits that have moved and those that they can reach now to each other.
+func (w *World) discoverMoved(kits []*Kit) {
+	for _, k := range kits {
+		if w.cfg.Known > 0 {
+			for range w.cfg.Known {
+				if o := w.kits[w.rng.IntN(len(w.kits))]; o != k && w.reach(k, o) && !slices.Contains(k.known, o) {
+					w.introduce(k, o)
+				}
+			}
+			continue
+		}
+		for _, o := range w.kits {
+			if o != k && w.reach(k, o) && !slices.Contains(k.known, o) {
+				w.introduce(k, o)
 			}
 		}
 	}
