@@ -36,7 +36,7 @@ func (k *Kit) newRelaying(t *link.Transport, n *node.Node, m *mission.Mission) (
 		var err error
 		r.server, err = turn.New(turn.Config{
 			Addresses: k.linkAddresses, Port: k.cfg.Link.RelayPort, Realm: k.id.NodeID().String(),
-			Credential: t.Credential, MayReach: func(a netip.Addr) bool { return k.isKit(t, a) },
+			Credential: t.Credential, MayReach: func(a netip.Addr) bool { return k.isKit(t.Neighbours(), a) },
 			Never:       []netip.Prefix{k.cfg.Handset.Network},
 			ClosedPorts: []uint16{wire.DefaultPort, k.cfg.Link.Port, k.cfg.SIP.Port, mdnsPort},
 			Log:         k.log,
@@ -83,11 +83,11 @@ func (k *Kit) linkFor(ctx context.Context, t *link.Transport, at netip.Addr) (tu
 // isKit tells whether a relay may send to an address: a kit proved by a handshake that it is there, or one of this
 // mission is announced there, on a link of ours that the address belongs to. Whoever announces a false one must be on
 // that link, and needs no relay to send there.
-func (k *Kit) isKit(t *link.Transport, a netip.Addr) bool {
+func (k *Kit) isKit(linked []link.Neighbour, a netip.Addr) bool {
 	if !k.mayUse(a) {
 		return false
 	}
-	for _, n := range t.Neighbours() {
+	for _, n := range linked {
 		if n.Addr == a {
 			return true
 		}
