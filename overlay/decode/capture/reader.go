@@ -51,6 +51,7 @@ type Stats struct {
 // Reader reads a capture.
 type Reader struct {
 	source source
+	blocks *blocks // in front of source, if it is pcapng
 	keys   KeyLog
 	flows  map[flowKey]*list.Element
 	recent *list.List // of *flow, the one last used in front
@@ -66,24 +67,38 @@ type source interface {
 	LinkType() layers.LinkType
 }
 
-// NewReader begins to read a pcap or pcapng file. Without keys only what is not protected is found.
+// NewReader begins to read a pcap or pcapng file. Without keys, and without a key log in the file itself, only what is not
+// protected is found.
 func NewReader(r io.Reader, keys KeyLog) (*Reader, error) {
-	const pcapng = 0x0a0d0d0a
 	buffered := bufio.NewReaderSize(r, 1<<16)
 	magic, err := buffered.Peek(4)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCapture, err)
 	}
-	c := &Reader{keys: keys, flows: map[flowKey]*list.Element{}, recent: list.New()}
-	if binary.BigEndian.Uint32(magic) == pcapng {
-		c.source, err = pcapgo.NewNgReader(buffered, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
+	c := &Reader{keys: KeyLog{}, flows: map[flowKey]*list.Element{}, recent: list.New()}
+	c.addKeys(keys)
+	if binary.BigEndian.Uint32(magic) == blockSection {
+		c.blocks = &blocks{r: buffered, secrets: c.addKeys}
+		c.source, err = pcapgo.NewNgReader(c.blocks, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
+	} else if old, oldErr := pcapgo.NewReader(buffered); oldErr != nil {
+		err = oldErr
 	} else {
-		c.source, err = pcapgo.NewReader(buffered)
+		old.SetSnaplen(maxPacket)
+		c.source = old
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCapture, err)
 	}
 	return c, nil
+}
+
+// addKeys takes over secrets, up to MaxSecrets in all.
+func (r *Reader) addKeys(keys KeyLog) {
+	for client, master := range keys {
+		if len(r.keys) < MaxSecrets {
+			r.keys[client] = master
+		}
+	}
 }
 
 // Stats returns the counters.
@@ -94,10 +109,14 @@ func (r *Reader) Next() (Packet, error) {
 	for len(r.queue) == 0 {
 		data, info, err := r.source.ReadPacketData()
 		if errors.Is(err, io.EOF) {
-			if info.CaptureLength == 0 {
+			switch {
+			case info.CaptureLength != 0: // a packet was announced
+				err = io.ErrUnexpectedEOF
+			case r.blocks != nil && r.blocks.err != nil:
+				err = r.blocks.err
+			default:
 				return Packet{}, io.EOF
 			}
-			err = io.ErrUnexpectedEOF // a packet was announced
 		}
 		if err != nil {
 			return Packet{}, fmt.Errorf("%w: after packet %d: %w", ErrCapture, r.stats.Packets, err)
