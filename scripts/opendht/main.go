@@ -16,10 +16,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -227,6 +229,10 @@ func rest(ctx context.Context, d time.Duration) error {
 // idle prints what a peer sends and receives while nobody asks for anything.
 func idle(ctx context.Context, o options, hosts []*host, title string) error {
 	before := make([]counts, len(hosts))
+	grown := map[string]float64{}
+	if err := counters(ctx, hosts, -1, grown); err != nil {
+		return err
+	}
 	for i, h := range hosts {
 		before[i] = h.tap.now()
 	}
@@ -258,6 +264,16 @@ func idle(ctx context.Context, o options, hosts []*host, title string) error {
 	for _, k := range []traffic{stun, handshake, frames, acks} {
 		fmt.Printf("  of ours, %s: %.0f\n", k, kinds[k])
 	}
+	if err := counters(ctx, hosts, 1, grown); err != nil {
+		return err
+	}
+	fmt.Print("  what our peers counted meanwhile, per minute and host:")
+	for _, name := range slices.Sorted(maps.Keys(grown)) {
+		if n := grown[name] / float64(len(hosts)) / time.Since(began).Minutes(); n > 0 {
+			fmt.Printf(" %s %.1f", name, n)
+		}
+	}
+	fmt.Println()
 	ours, dht = nil, nil
 	for _, h := range hosts {
 		ours, dht = append(ours, h.ours.rss()), append(dht, h.dht.rss())
@@ -265,6 +281,24 @@ func idle(ctx context.Context, o options, hosts []*host, title string) error {
 	fmt.Println("memory, resident, MB")
 	row("  ours", ours, "%.1f")
 	row("  OpenDHT", dht, "%.1f")
+	return nil
+}
+
+// counters adds what our peers have counted so far, or takes it away.
+func counters(ctx context.Context, hosts []*host, sign float64, sums map[string]float64) error {
+	for i, h := range hosts {
+		line, err := h.ours.ask(ctx, "counters ", "counters")
+		if err != nil {
+			return fmt.Errorf("counters of host %d: %w", i, err)
+		}
+		var now map[string]float64
+		if err := json.Unmarshal([]byte(line), &now); err != nil {
+			return fmt.Errorf("counters of host %d: %w", i, err)
+		}
+		for name, n := range now {
+			sums[name] += sign * n
+		}
+	}
 	return nil
 }
 

@@ -150,6 +150,13 @@ func obey(ctx context.Context, n *node.Node, id *ident.Identity, f []string) (st
 	case len(f) == 1 && f[0] == "ring":
 		s, err := n.Snapshot(ctx)
 		return fmt.Sprintf("ring %d", len(s.Ring)), err
+	case len(f) == 1 && f[0] == "counters":
+		s, err := n.Snapshot(ctx)
+		if err != nil {
+			return "", err
+		}
+		b, err := json.Marshal(s.Counters)
+		return "counters " + string(b), err
 	case len(f) == 2 && f[0] == "put":
 		signer, err := id.SignerFor(f[1])
 		if err != nil {
