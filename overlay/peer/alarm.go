@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// alarms folds every deadline of the loop into one. An alarm belongs to something that is itself
-// bounded (a transaction, a link, an attach …), so the heap is bounded too. Owned by the loop.
+// alarms folds every deadline of a peer into one. An alarm belongs to something that is itself
+// bounded (a transaction, a link, an attach …), so the heap is bounded too.
 type alarms struct {
 	heap alarmHeap
 	seq  uint64

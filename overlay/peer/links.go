@@ -35,6 +35,14 @@ func (k *link) kind() chord.LinkKind {
 	return chord.LinkBootstrap
 }
 
+// lastHeard is when the last message came, or whatever else the link layer takes for a sign of life.
+func (k *link) lastHeard() time.Time {
+	if at := k.conn.Heard(); at.After(k.heard) {
+		return at
+	}
+	return k.heard
+}
+
 // connections are all links. A peer may have several: a bootstrap link beside an attached one, and for a
 // moment two of a kind while one replaces the other.
 type connections struct {
@@ -57,7 +65,7 @@ func (c *connections) best(id wire.NodeID) *link {
 	}
 	first := s[0]
 	for _, k := range s[1:] {
-		if first.attached && !k.attached && k.since.After(first.heard) {
+		if first.attached && !k.attached && k.since.After(first.lastHeard()) {
 			first = k
 			break
 		}
@@ -187,10 +195,7 @@ func (p *Peer) watchLink(k *link) {
 	if p.isNeighbour(k.peer) || !k.attached {
 		idle, again, silence = neighbourIdle, neighbourPing, neighbourSilence
 	}
-	heard := k.heard
-	if at := k.conn.Heard(); at.After(heard) {
-		heard = at
-	}
+	heard := k.lastHeard()
 	quiet := p.now.Sub(heard)
 	switch {
 	case quiet >= silence:

@@ -54,7 +54,7 @@ func (p *Peer) Snapshot() Snapshot {
 	}
 	for _, k := range p.conns.all() {
 		s.Links = append(s.Links, LinkInfo{
-			Link: k.conn, Peer: k.peer, Attached: k.attached, Ours: k.dialled, Member: p.isMember(k.peer), Since: k.since, Heard: k.heard,
+			Link: k.conn, Peer: k.peer, Attached: k.attached, Ours: k.dialled, Member: p.isMember(k.peer), Since: k.since, Heard: k.lastHeard(),
 		})
 	}
 	for id, at := range p.disc.known {

@@ -210,6 +210,10 @@ func TestBestLink(t *testing.T) {
 	if c.best(p) != boot {
 		t.Error("the new link is not taken")
 	}
+	old.conn.(*fakeLink).heard = t0.Add(12 * time.Second) // by an answered check
+	if c.best(p) != old {
+		t.Error("a link that lives by its checks is passed over")
+	}
 	if c.best(id(1)) != nil {
 		t.Error("a link from nowhere")
 	}
