@@ -44,6 +44,12 @@ func CompareSequence(a, b uint16) int { return config.CompareSequence(a, b) }
 // NextSequence is config.NextSequence.
 func NextSequence(s uint16) uint16 { return config.NextSequence(s) }
 
+// Supersedes is config.Supersedes.
+func Supersedes(old, next *Document) bool { return config.Supersedes(old, next) }
+
+// Conflict is config.Conflict.
+func Conflict(a, b *Document) bool { return config.Conflict(a, b) }
+
 // NewDocument is the first document of a's overlay: config.New with a's root as the trust anchor and the only
 // configuration-signer and kind-signer.
 func NewDocument(a *Authority) *Document {

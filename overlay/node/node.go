@@ -280,6 +280,12 @@ func (n *Node) Refused(from netip.AddrPort, reason error) {
 	n.offer(func(now time.Time) { n.peer.Refused(now, from.Addr().String(), reason) })
 }
 
+// OfferConfiguration sends this node's configuration document to a node that was seen with another one of the same
+// sequence (docs/adr/0019). It never blocks, and is to be repeated until they have the same.
+func (n *Node) OfferConfiguration(id wire.NodeID) {
+	n.offer(func(now time.Time) { n.peer.Offer(now, id) })
+}
+
 // Settled counts how often the neighbours had changed and settled, which is when others may have become
 // responsible for what this kit stored: owners store it again then.
 func (n *Node) Settled() uint64 { return n.settled.Load() }

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"slices"
+	"time"
 
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
@@ -98,9 +99,18 @@ func (p *Peer) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
 	})
 }
 
+// Offer sends this node's configuration document to a node that was seen with another one of the same sequence, which no
+// header tells (docs/adr/0019). Whoever has the one that is superseded takes the other.
+func (p *Peer) Offer(now time.Time, id wire.NodeID) {
+	began := p.enter(now)
+	p.pushConfig([]wire.Destination{wire.ToNode(id)})
+	p.leave(began)
+}
+
 // configUpdateRequest is RFC 6940 §6.5.4.2: a configuration "MUST be processed only if … the sequence number
 // in the document is greater than the current configuration sequence number [and] the Configuration Document
-// is correctly digitally signed". What is accepted goes to Config.NewDocument, each document once, whoever brings it
+// is correctly digitally signed". Of two documents of one sequence the one that supersedes the other counts as the
+// greater (docs/adr/0019). What is accepted goes to Config.NewDocument, each document once, whoever brings it
 // again until the node is made anew.
 func (p *Peer) configUpdateRequest(r *request) {
 	u, err := wire.ParseConfigUpdate(r.Body)
@@ -136,8 +146,7 @@ func (p *Peer) documentVerified(r *request, doc *ident.Document, err error) {
 		p.fail(r, wire.ErrorForbidden, "signature")
 	case newest != nil && newest.Same(doc):
 		p.answer(r, wire.ConfigUpdateAns, nil, nil)
-	case ident.CompareSequence(doc.Sequence, p.params.sequence) <= 0,
-		newest != nil && ident.CompareSequence(doc.Sequence, newest.Sequence) <= 0:
+	case !ident.Supersedes(p.cfg.Document, doc), newest != nil && !ident.Supersedes(newest, doc):
 		p.count.ConfigRefuse++
 		p.fail(r, wire.ErrorConfigTooOld, "")
 	default:
