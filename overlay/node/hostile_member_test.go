@@ -93,7 +93,7 @@ func (w *world) replicaSet(user string, kits ...*nodetest.Kit) []*nodetest.Kit {
 // users are names by where they are stored: will chooses.
 func (w *world) users(prefix string, n int, will func(set []*nodetest.Kit) bool, kits ...*nodetest.Kit) (names []string) {
 	w.t.Helper()
-	for i := range 10_000 {
+	for i := range 50_000 {
 		if name := fmt.Sprintf("%s%d", prefix, i); will(w.replicaSet(name, kits...)) {
 			if names = append(names, name); len(names) == n {
 				return names
@@ -186,22 +186,13 @@ func TestMemberDropsReplicas(t *testing.T) {
 		l.tell(l.own(t, wire.ErrorAns, func(m *wire.Message) {
 			m.Code, m.Body = wire.StoreAns, encode(t, wire.StoreAnswer{Kinds: []wire.StoreKindResponse{{Kind: regKind, Generation: 1}}})
 		}))
-		// Of the two users' replica sets one has the liar last, one next in line, both with the same responsible kit.
-		last, next, owner := "", "", (*nodetest.Kit)(nil)
-		for _, k := range honest {
-			for _, u := range w.users("u", 300, func([]*nodetest.Kit) bool { return true }, w.kits...) {
-				switch set := w.replicaSet(u, w.kits...); {
-				case set[0] == k && set[2] == l.Kit && last == "":
-					last, owner = u, k
-				case set[1] == l.Kit && set[0] != k && next == "":
-					next = u
-				}
-			}
-			if owner != nil {
-				break
-			}
-		}
-		writer := honest[slices.IndexFunc(honest, func(k *nodetest.Kit) bool { return k != owner && k != w.replicaSet(next, w.kits...)[0] })]
+		// Of the two users' replica sets one has the liar last, one next in line.
+		ring := slices.SortedFunc(slices.Values(w.kits), func(a, b *nodetest.Kit) int { return a.ID().Compare(b.ID()) })
+		at := slices.Index(ring, l.Kit) + len(ring)
+		owner, second := ring[(at-2)%len(ring)], ring[(at-1)%len(ring)]
+		last := w.users("last", 1, func(set []*nodetest.Kit) bool { return set[0] == owner }, w.kits...)[0]
+		next := w.users("next", 1, func(set []*nodetest.Kit) bool { return set[0] == second }, w.kits...)[0]
+		writer := honest[slices.IndexFunc(honest, func(k *nodetest.Kit) bool { return k != owner && k != second })]
 		for _, u := range []string{last, next} {
 			if _, err := put(writer, u, "here"); err != nil {
 				t.Fatal(err)
@@ -210,7 +201,6 @@ func TestMemberDropsReplicas(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		w.expect("while its owner lives", last, "here", writer, honest...)
 		w.expect("while its owner lives", next, "here", writer, honest...)
-		second := w.replicaSet(next, w.kits...)[0]
 		if err := owner.Kill(); err != nil {
 			t.Fatal(err)
 		}
