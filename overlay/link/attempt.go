@@ -79,8 +79,11 @@ func (t *Transport) Prepare(ctx context.Context) (*Attempt, error) {
 func (t *Transport) prepare(ctx context.Context) (*Attempt, error) {
 	urls, reflexiveFrom, servers := t.servers()
 	a := &Attempt{t: t, network: &agentNet{
-		Net: t.net, addresses: t.usable, stats: &t.stats.guard, servers: servers, reflexiveFrom: reflexiveFrom, now: t.cfg.Now,
+		Net: t.net, addresses: t.usable, stats: &t.stats.guard, servers: servers, reflexiveFrom: reflexiveFrom, now: t.cfg.Now, passwords: make(map[string]string),
 	}}
+	for _, u := range urls {
+		a.network.passwords[u.Username] = u.Password
+	}
 	types := []ice.CandidateType{ice.CandidateTypeHost}
 	if len(urls) > 0 {
 		types = append(types, ice.CandidateTypeServerReflexive, ice.CandidateTypeRelay)

@@ -6,9 +6,9 @@
 // peer was asked for, that they are that peer. The package decides nothing else about the overlay: it does not
 // route, does not parse RELOAD messages, and knows nothing of SIP or of SRTP keys.
 //
-// Together with board/simnet it is the only importer of pion. The pinned pion versions no longer get fixes;
-// what stands between them and the network is here: one AEAD suite without random nonces (suite.go), filters
-// for plaintext records and malformed STUN (guard.go, stun.go), read deadlines that work (guard.go), stateless
+// Together with board/simnet and overlay/turn it is the only importer of pion. The pinned pion versions no longer get fixes;
+// what stands between them and the network is here: one AEAD suite without random nonces (suite), filters
+// for plaintext records and malformed STUN (guard.go, relaysocket.go), read deadlines that work (guard.go), stateless
 // address proofs before a handshake may cost memory (listener.go). docs/security.md says why each exists.
 //
 // Ownership: all exported methods may be called from any goroutine and none of Send, SendMessage, SendMedia and

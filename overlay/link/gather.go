@@ -95,6 +95,9 @@ func (t *Transport) sourceTo(addr netip.AddrPort) (netip.Addr, bool) {
 	return from, t.mayBeFrom(from, addr.Addr())
 }
 
+// password is that of a TURN user.
+func (n *agentNet) password(user string) string { return n.passwords[user] }
+
 // gather collects the candidates of an attempt: host candidates, which are there at once, and where there are servers
 // what they give within relayWait.
 func (a *Attempt) gather(ctx context.Context) error {

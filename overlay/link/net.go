@@ -24,10 +24,11 @@ type agentNet struct {
 	addresses func() []netip.Addr
 	stats     *guardStats
 
-	servers       []netip.AddrPort // STUN and TURN servers to gather at
-	relayFrom     atomic.Int64     // Unix nanoseconds: relays are not used before
-	now           func() time.Time // of the Config
-	reflexiveFrom netip.Addr       // from where those are asked that give reflexive candidates
+	passwords     map[string]string // of the servers, by user
+	servers       []netip.AddrPort  // STUN and TURN servers to gather at
+	relayFrom     atomic.Int64      // Unix nanoseconds: relays are not used before
+	now           func() time.Time  // of the Config
+	reflexiveFrom netip.Addr        // from where those are asked that give reflexive candidates
 
 	watch atomic.Pointer[stunWatch]
 

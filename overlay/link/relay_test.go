@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,8 +27,9 @@ type line struct {
 	hosts   [3]transport.Net
 	kits    [3]*Transport
 	server  *turn.Server
-	asked   bool // the ends ask for relays
-	apart   bool // the ends do not hear each other
+	asked   bool             // the ends ask for relays
+	apart   bool             // the ends do not hear each other
+	data    [2]atomic.Uint64 // datagrams that carry others, to and from the server: as indications, by channels
 	offTurn context.CancelFunc
 	ended   chan error
 }
@@ -40,6 +42,14 @@ func inLine(t *testing.T, delay time.Duration, f func(*testing.T, *line)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &line{t: t, net: newNetwork(t, simnet.Config{Delay: delay}), asked: true, apart: true, ended: make(chan error, 1)}
 		l.net.Watch(func(p simnet.Packet) bool {
+			if p.From.Port() == turn.DefaultPort || p.To.Port() == turn.DefaultPort {
+				switch {
+				case stun.KindOf(p.Data) == stun.Channel:
+					l.data[1].Add(1)
+				case stun.Type(p.Data) == stun.SendIndication, stun.Type(p.Data) == stun.DataIndication:
+					l.data[0].Add(1)
+				}
+			}
 			a, b := p.From.Addr(), p.To.Addr()
 			return !l.apart || (a != lineAddr(0) || b != lineAddr(2)) && (a != lineAddr(2) || b != lineAddr(0))
 		})
@@ -137,6 +147,23 @@ func TestAttachThroughAThirdKit(t *testing.T) {
 		if s := l.server.Stats(); s.Relayed == 0 || s.Forbidden > 0 && s.Allocations == 0 {
 			t.Errorf("server %+v", s)
 		}
+		// What is in use goes by channels, 40 bytes shorter: from a second after the start, and an hour later.
+		channels := func() {
+			t.Helper()
+			time.Sleep(time.Second)
+			indications, channels := l.data[0].Load(), l.data[1].Load()
+			for range 10 {
+				if err := errors.Join(p.SendMedia([]byte("\x80one")), q.SendMedia([]byte("\x80other"))); err != nil {
+					t.Fatal(err)
+				}
+				<-media
+				<-media
+			}
+			if i, c := l.data[0].Load()-indications, l.data[1].Load()-channels; i > 2 || c < 20 {
+				t.Errorf("20 packets went as %d indications and by %d channel data", i, c)
+			}
+		}
+		channels()
 		// Allocations and permissions are refreshed, and the credential outlives its link: an hour later all works.
 		var neighbour *Conn
 		neighbour, _ = linked(t, a, l.kits[1])
@@ -153,6 +180,7 @@ func TestAttachThroughAThirdKit(t *testing.T) {
 		if got := <-media; string(got) != "\x80later" {
 			t.Errorf("media %q", got)
 		}
+		channels()
 		// The third goes: what went through it ends.
 		l.net.Kill(lineAddr(1))
 		began = time.Now()

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/pion/transport/v2"
 
@@ -24,7 +23,7 @@ type relaySocket struct {
 	stats   *guardStats
 	closed  atomic.Bool
 	from    *atomic.Int64 // Unix nanoseconds: nothing is sent through the relay before
-	now     func() time.Time
+	channels
 
 	// The address of the last datagram, for the library. Owned by the reader.
 	lastFrom netip.AddrPort
@@ -42,7 +41,7 @@ func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &relaySocket{PacketConn: c, servers: n.servers, stats: n.stats, from: &n.relayFrom, now: n.now}
+	s := &relaySocket{PacketConn: c, servers: n.servers, stats: n.stats, from: &n.relayFrom, channels: channels{password: n.password, now: n.now}}
 	s.raw, _ = c.(*net.UDPConn)
 	n.mu.Lock()
 	n.relays = append(n.relays, s)
@@ -81,6 +80,9 @@ func (s *relaySocket) ReadFrom(b []byte) (int, net.Addr, error) {
 		if !s.wellFormed(b[:n]) {
 			continue
 		}
+		if n = s.channels.receive(b, n); n == 0 {
+			continue
+		}
 		if from != s.lastFrom || s.lastAddr == nil {
 			s.lastFrom, s.lastAddr = from, net.UDPAddrFromAddrPort(from)
 		}
@@ -108,13 +110,14 @@ func (s *relaySocket) wellFormed(b []byte) bool {
 	return false
 }
 
-// WriteTo sends for the library, but its requests for a channel: a channel in use is renewed every five minutes, and
-// there the pinned client writes one variable from two goroutines. Without a channel it goes on with Send indications,
-// which carry 40 bytes more each.
-//
-// Its requests for permissions fail until relayFrom: it waits for the answer to each before it goes on with the checks
-// of direct pairs, which are given that time for themselves.
+// WriteTo sends for the library. Its requests for permissions fail until relayFrom: it waits for the answer to each before
+// it goes on with the checks of direct pairs, which are given that time for themselves. Its requests for channels go
+// nowhere, see channels.
 func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	if s.closed.Load() { // which ends what the library still waits for; a simulated socket does not say so
+		return 0, net.ErrClosed
+	}
+	out := b
 	if stun.KindOf(b) == stun.STUN && len(b) >= stun.HeaderLen {
 		switch stun.Type(b) {
 		case stun.ChannelBind:
@@ -123,12 +126,20 @@ func (s *relaySocket) WriteTo(b []byte, to net.Addr) (int, error) {
 			if s.now().UnixNano() < s.from.Load() {
 				return 0, errHeld
 			}
+			s.learn(b)
+		case stun.SendIndication:
+			var ask []byte
+			if out, ask = s.send(b); ask != nil {
+				if _, err := s.PacketConn.WriteTo(ask, to); err != nil {
+					return 0, err
+				}
+			}
 		}
 	}
-	if s.closed.Load() { // which ends what the library still waits for; a simulated socket does not say so
-		return 0, net.ErrClosed
+	if _, err := s.PacketConn.WriteTo(out, to); err != nil {
+		return 0, err
 	}
-	return s.PacketConn.WriteTo(b, to)
+	return len(b), nil
 }
 
 // Close closes the socket. It may be called more than once.

@@ -25,6 +25,10 @@ const (
 
 	// AttrChannelNumber and those below tell requests apart (RFC 8656 §18).
 	AttrChannelNumber    = 0x000C
+	AttrPeerAddress      = attrXORPeerAddress
+	AttrUsername         = 0x0006
+	AttrRealm            = 0x0014
+	AttrNonce            = 0x0015
 	AttrEvenPort         = 0x0018
 	AttrReservationToken = 0x0022
 	AttrMessageIntegrity = 0x0008
@@ -42,6 +46,8 @@ const (
 	DataIndication   = 0x0017
 	CreatePermission = 0x0008
 	ChannelBind      = 0x0009
+	ChannelBound     = 0x0109 // ChannelBind's success
+	ChannelRefused   = 0x0119 // and error
 )
 
 // Kind is what a datagram is, as its first byte says (RFC 7983 §7, RFC 8656 §12).
@@ -184,13 +190,74 @@ func Reflexive(b []byte, transaction [12]byte) (a netip.AddrPort, ok bool) {
 		if attr != attrXORMappedAddress {
 			continue
 		}
-		port := binary.BigEndian.Uint16(v[2:]) ^ cookie>>16
-		raw := append([]byte(nil), v[4:]...)
-		for i := range raw {
-			raw[i] ^= b[4+i] // the cookie, and for IPv6 the transaction ID after it
-		}
-		ip, _ := netip.AddrFromSlice(raw)
-		return netip.AddrPortFrom(ip, port), true
+		return xorAddress(b, v), true
 	}
 	return netip.AddrPort{}, false
+}
+
+// xorAddress reads the value of an XOR address of message b.
+func xorAddress(b, v []byte) netip.AddrPort {
+	port := binary.BigEndian.Uint16(v[2:]) ^ cookie>>16
+	if len(v) == 8 {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{v[4] ^ b[4], v[5] ^ b[5], v[6] ^ b[6], v[7] ^ b[7]}), port)
+	}
+	var raw [16]byte
+	for i := range raw {
+		raw[i] = v[4+i] ^ b[4+i] // the cookie and the transaction ID after it
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(raw), port)
+}
+
+// PeerAddress is the value of an XOR-PEER-ADDRESS for an IPv4 address (RFC 8656 §18.3).
+func PeerAddress(a netip.AddrPort) []byte {
+	ip := a.Addr().Unmap().As4()
+	v := binary.BigEndian.AppendUint16([]byte{0, 1}, a.Port()^cookie>>16)
+	return binary.BigEndian.AppendUint32(v, binary.BigEndian.Uint32(ip[:])^cookie)
+}
+
+// Peer is the first XOR-PEER-ADDRESS of a message.
+func Peer(b []byte) (netip.AddrPort, bool) {
+	for a, v := range Attributes(b) {
+		if a == attrXORPeerAddress {
+			return xorAddress(b, v), true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// indicationOverhead is what a Data indication has before its data, for an IPv4 peer.
+const indicationOverhead = HeaderLen + 4 + 8 + 4
+
+// ToChannel turns a Send indication into the ChannelData of a channel, in place (RFC 8656 §12.4): what of b is to be
+// sent. nil if it has no data.
+func ToChannel(b []byte, channel uint16) []byte {
+	for p := HeaderLen; p+4 <= len(b); {
+		kind, size := binary.BigEndian.Uint16(b[p:]), int(binary.BigEndian.Uint16(b[p+2:]))
+		if kind == attrData && p+4+size <= len(b) {
+			binary.BigEndian.PutUint16(b[p:], channel)
+			return b[p : p+4+size]
+		}
+		p += 4 + (size+3)&^3
+	}
+	return nil
+}
+
+// ToIndication turns the ChannelData that is the first n bytes of b into a Data indication from an IPv4 peer, in place
+// (RFC 8656 §11.5): its length, 0 if b has no room for it. The data must be what Carried says.
+func ToIndication(b []byte, n int, peer netip.AddrPort) int {
+	data, _, ok := Carried(b[:n])
+	whole := indicationOverhead + (len(data)+3)&^3
+	if !ok || whole > len(b) {
+		return 0
+	}
+	size := copy(b[indicationOverhead:], data)
+	clear(b[indicationOverhead+size : whole])
+	h := binary.BigEndian.AppendUint16(b[:0], DataIndication)
+	h = binary.BigEndian.AppendUint16(h, uint16(whole-HeaderLen))
+	h = binary.BigEndian.AppendUint32(h, cookie)
+	h = append(h, make([]byte, 12)...)
+	h = append(h, 0, attrXORPeerAddress, 0, 8)
+	h = append(h, PeerAddress(peer)...)
+	binary.BigEndian.AppendUint16(append(h, 0, attrData), uint16(size))
+	return whole
 }

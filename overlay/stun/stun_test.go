@@ -119,6 +119,41 @@ func TestCarried(t *testing.T) {
 	}
 }
 
+// What a client sends by Send and gets by Data indications goes over the wire as ChannelData, byte for byte the same.
+func TestChannelsCarryWhatIndicationsDo(t *testing.T) {
+	peer := netip.MustParseAddrPort("192.168.61.2:40001")
+	for size := range 9 {
+		payload := bytes.Repeat([]byte{0x80}, size)
+		attr := binary.BigEndian.AppendUint16([]byte{0, attrData}, uint16(size))
+		attr = append(append(attr, payload...), make([]byte, (4-size%4)%4)...)
+		send := message(SendIndication, append(append([]byte{0, attrXORPeerAddress, 0, 8}, PeerAddress(peer)...), attr...)...)
+		if got, ok := Peer(send); !ok || got != peer {
+			t.Fatalf("peer %v, %v", got, ok)
+		}
+		wire := ToChannel(send, 0x4001)
+		if want := append([]byte{0x40, 0x01, 0, byte(size)}, payload...); !bytes.Equal(wire, want) {
+			t.Errorf("%d bytes: channel data % x, want % x", size, wire, want)
+		}
+		b := make([]byte, 100)
+		n := ToIndication(b, copy(b, wire), peer)
+		if n == 0 || Malformed(b[:n]) || Type(b) != DataIndication {
+			t.Fatalf("%d bytes: indication % x", size, b[:n])
+		}
+		got, _, ok := Carried(b[:n])
+		from, _ := Peer(b[:n])
+		if !ok || !bytes.Equal(got, payload) || from != peer {
+			t.Errorf("%d bytes: % x from %v", size, got, from)
+		}
+		short := make([]byte, indicationOverhead+(size+3)&^3-1)
+		if n := ToIndication(short, copy(short, wire), peer); n != 0 {
+			t.Errorf("%d bytes fit into less than they need", size)
+		}
+	}
+	if ToChannel(message(SendIndication), 0x4000) != nil {
+		t.Error("an indication without data has a channel data")
+	}
+}
+
 func TestMayRelay(t *testing.T) {
 	for _, c := range []struct {
 		name string
