@@ -123,8 +123,6 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			before, i, took := sentBy(b, peers), 0, []float64{}
 			for b.Loop() {
-				// Not back to back: a sender waits 10 ms after an acknowledgement (RFC 6940 §6.6.3.1), and the
-				// next lookup would wait for the last one's.
 				rest(b, 30*time.Millisecond)
 				began := time.Now()
 				found, err := looks.usage.Lookup(b.Context(), c.aors[i%len(c.aors)])

@@ -21,21 +21,18 @@ var (
 	ErrFailed    = errors.New("link failed: no acknowledgement or no ICE consent")
 )
 
-// Constants of the stop-and-wait sender (RFC 6940 §6.6.3.1).
+// Constants of the sender.
 const (
-	initialRTO  = 500 * time.Millisecond
+	initialRTO  = 500 * time.Millisecond // RFC 6940 §6.6.3.1
 	maxSends    = 5
 	suspectSend = 4 // the third retransmission
-
-	// AckSpacing is what a sender waits "between receipt of an ACK and transmission of the next message".
-	AckSpacing = 10 * time.Millisecond
 
 	// MinRTO keeps a link over a hiccup of the radio: with the LAN's own round trip of a millisecond five
 	// sends would be over in 31 ms. 200 ms gives a link 6.2 s.
 	MinRTO = 200 * time.Millisecond
 	maxRTO = 60 * time.Second // RFC 6298 §2.5
 
-	// DuplicateWindow is how long an identical message in the next sequence numbers is taken for a
+	// DuplicateWindow is how long an identical message in a later sequence number is taken for a
 	// retransmission. It stays below the end-to-end retransmission timer of 3 s (RFC 6940 §6.2.1), whose
 	// copies are equal too and must get through.
 	DuplicateWindow = 2500 * time.Millisecond
@@ -95,31 +92,19 @@ type Stats struct {
 	RTT, RTO                                time.Duration // smoothed; RTT is 0 before the first measurement
 }
 
-type sentFrame struct {
-	seq     uint32
-	at      time.Time
-	message uint64 // ordinal of the message it carried
-	acked   bool
-}
-
-// reliability is Simple Reliability over the Framing Header (RFC 6940 §6.6.2, §6.6.3) as a pure machine: Step
+// Reliability is Simple Reliability over the Framing Header (RFC 6940 §6.6.2, §6.6.3) as a pure machine: Step
 // folds one Input into the state and appends what is to be done. Equal calls give equal outputs.
+//
+// The sender is not the one of §6.6.3.1, which has one message under way and is "one possible implementation" and a
+// slow one, but one with the congestion control of TCP (window.go, docs/adr/0022): "The sender algorithm used MUST meet
+// the requirements of [RFC5405]". Retransmission times, RTO and suspicion are those of §6.6.3.1.
 type Reliability struct {
-	cfg Config
-	est rttEstimator
-
-	// The sender: at most one message is under way.
-	next         uint32
-	current      []byte
-	ordinal      uint64
-	sends        int
-	retransmitAt time.Time
-	wait         time.Duration
-	notBefore    time.Time
-	sentRing     [32]sentFrame
-	queue        queue
-	suspect      bool
-	failed       bool
+	cfg     Config
+	est     rttEstimator
+	send    sender
+	queue   queue
+	suspect bool
+	failed  bool
 
 	recv  receiver
 	stats Stats
@@ -129,6 +114,7 @@ type Reliability struct {
 func New(cfg Config) *Reliability {
 	r := &Reliability{cfg: cfg}
 	r.est.init(cfg.InitialRTT)
+	r.send.init()
 	return r
 }
 
@@ -161,10 +147,10 @@ func (r *Reliability) Deadline() (at time.Time, ok bool) {
 	switch {
 	case r.failed:
 		return time.Time{}, false
-	case r.current != nil:
-		return r.retransmitAt, true
-	case len(r.queue.messages) > 0:
-		return r.notBefore, true
+	case r.send.mayStart() && len(r.queue.messages) > 0:
+		return r.send.last, true // past
+	case len(r.send.flights) > 0:
+		return r.send.timeout, true
 	}
 	return time.Time{}, false
 }
@@ -175,38 +161,6 @@ func (r *Reliability) Stats() Stats {
 	s.Queued, s.QueuedBytes = len(r.queue.messages), r.queue.bytes
 	s.RTT, s.RTO = r.est.srtt, r.est.rto
 	return s
-}
-
-// transmit sends what is due: the next message, or the current one again.
-func (r *Reliability) transmit(now time.Time, out []Output) []Output {
-	switch {
-	case r.current == nil:
-		if len(r.queue.messages) == 0 || now.Before(r.notBefore) {
-			return out
-		}
-		r.current = r.queue.take()
-		r.ordinal++
-		r.sends = 0
-		r.wait = r.est.rto
-		r.stats.Sent++
-	case now.Before(r.retransmitAt):
-		return out
-	case r.sends >= maxSends:
-		return r.fail(ErrFailed, out)
-	default:
-		r.wait *= 2
-		r.stats.Retransmits++
-	}
-	r.sends++
-	if r.sends == suspectSend && !r.suspect {
-		r.suspect = true
-		out = append(out, Output{Kind: Suspected})
-	}
-	r.sentRing[r.next%uint32(len(r.sentRing))] = sentFrame{seq: r.next, at: now, message: r.ordinal}
-	r.retransmitAt = now.Add(r.wait)
-	out = transmitFrame(out, wire.Frame{Type: wire.FrameData, Sequence: r.next, Message: r.current})
-	r.next++
-	return out
 }
 
 func (r *Reliability) frame(now time.Time, b []byte, out []Output) []Output {
@@ -235,14 +189,14 @@ func (r *Reliability) frame(now time.Time, b []byte, out []Output) []Output {
 
 func (r *Reliability) fail(err error, out []Output) []Output {
 	r.failed = true
-	r.queue, r.current = queue{}, nil
+	r.queue, r.send.flights = queue{}, nil
 	return append(out, Output{Kind: Fail, Err: err})
 }
 
 // Farewell sends a message once, whatever the state of the link: the last before it is closed.
 func (r *Reliability) Farewell(m []byte, out []Output) []Output {
-	r.next++
-	return transmitFrame(out, wire.Frame{Type: wire.FrameData, Sequence: r.next - 1, Message: m})
+	r.send.next++
+	return transmitFrame(out, wire.Frame{Type: wire.FrameData, Sequence: r.send.next - 1, Message: m})
 }
 
 // queue is what waits to be sent.
@@ -280,51 +234,19 @@ func transmitFrame(out []Output, f wire.Frame) []Output {
 	return append(out, Output{Kind: Transmit, Data: b})
 }
 
-// ack acts on ack_sequence alone; the mask is read in three ways by the implementations that exist and serves
-// statistics only.
-func (r *Reliability) ack(now time.Time, seq, mask uint32, out []Output) []Output {
-	s := &r.sentRing[seq%uint32(len(r.sentRing))]
-	if s.seq != seq || s.message == 0 || s.acked {
-		r.stats.AcksStale++
-		return out
-	}
-	s.acked = true
-	r.stats.AcksReceived++
-	r.stats.LossReported += uint64(r.missing(seq, mask))
-	r.est.sample(now.Sub(s.at))
-	r.notBefore = now.Add(AckSpacing)
-	if r.suspect {
-		r.suspect = false
-		out = append(out, Output{Kind: Restored})
-	}
-	if r.current != nil && s.message == r.ordinal {
-		r.current = nil
-	}
-	return out
-}
-
-// missing counts frames before seq that we sent, that nobody acknowledged, and that the mask does not show:
-// the loss the far end saw since its last acknowledgement.
-func (r *Reliability) missing(seq, mask uint32) (n int) {
-	for back := uint32(1); back < 32 && back <= seq; back++ {
-		s := &r.sentRing[(seq-back)%uint32(len(r.sentRing))]
-		if s.seq != seq-back || s.message == 0 || s.acked {
-			break
-		}
-		if mask&(1<<back) == 0 {
-			n++
-		}
-	}
-	return n
-}
-
 // receiver is the far end's half: what was received, for the mask and against duplicates.
 type receiver struct {
-	recent  [32]uint32 // the most recently received sequence numbers
-	n, pos  int
-	last    uint32 // sequence number, digest and time of the last message that was new
-	lastSum uint64
-	lastAt  time.Time
+	recent [32]uint32 // the most recently received sequence numbers
+	n, pos int
+	fresh  [32]arrived // the messages that were new, last, in a ring
+	at     int
+}
+
+// arrived is what is remembered of a message that was new.
+type arrived struct {
+	seq uint32
+	sum uint64
+	at  int64 // nanoseconds since 1970; 0: nothing here
 }
 
 // mask notes a received sequence number and returns the mask for its ACK.
@@ -355,13 +277,15 @@ func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fr
 	if seen {
 		return mask, false
 	}
-	// A retransmission has a new sequence number and the old content. The sender has one message under way,
-	// so its copies are among the next four numbers.
+	// A retransmission has a later sequence number and the old content.
 	sum := digest(m)
-	if d := seq - v.last; v.lastAt != (time.Time{}) && d < maxSends && sum == v.lastSum && now.Sub(v.lastAt) < DuplicateWindow {
-		return mask, false
+	for _, old := range v.fresh {
+		if old.sum == sum && old.at != 0 && seq-old.seq < 1<<31 && now.UnixNano()-old.at < int64(DuplicateWindow) {
+			return mask, false
+		}
 	}
-	v.last, v.lastSum, v.lastAt = seq, sum, now
+	v.fresh[v.at] = arrived{seq, sum, now.UnixNano()}
+	v.at = (v.at + 1) % len(v.fresh)
 	return mask, true
 }
 
