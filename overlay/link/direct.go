@@ -22,7 +22,9 @@ const (
 	// maxDirectCandidates bounds what a far end can make us send to addresses it chose, and maxTries how often.
 	maxDirectCandidates = 8
 	maxTries            = 2 * maxDirectCandidates
-	// maxDirectHandshakes run at a time for those who knock at the sockets of one attempt.
+	// maxDirectHandshakes run at a time for those who knock at the sockets of one attempt from an address that the
+	// peer did not name, and as many for TCP connections from its own. Who comes over UDP from exactly where the
+	// peer said is always let in.
 	maxDirectHandshakes = 4
 
 	hostPreference = 126 // of a host candidate (RFC 5245 §4.1.2.2)
@@ -199,7 +201,9 @@ func (d *direct) reachable(cs []wire.IceCandidate, loopback bool) []wire.IceCand
 // await is the passive side: the first handshake that the peer finishes is the link. The far end finishes one only.
 func (d *direct) await(ctx context.Context, w *wanted) reached {
 	results := make(chan reached)
-	slots := make(chan struct{}, maxDirectHandshakes)
+	room := knocking{
+		named: w.addrs, own: make(chan struct{}, maxDirectHandshakes), others: make(chan struct{}, maxDirectHandshakes),
+	}
 	offer := func(r reached) {
 		select {
 		case results <- r:
@@ -211,14 +215,18 @@ func (d *direct) await(ctx context.Context, w *wanted) reached {
 	}
 	for _, p := range d.ports {
 		p.admit(func(g *guard, from netip.AddrPort) bool {
-			select {
-			case slots <- struct{}{}:
-			default:
+			proven := slices.ContainsFunc(w.addrs, func(c wire.IceCandidate) bool { return c.Addr == from })
+			leave, ok := func() {}, true
+			if !proven {
+				leave, ok = room.enter(netip.Addr{})
+			}
+			if !ok {
 				return false
 			}
 			d.t.tasks.run(func() {
-				defer func() { <-slots }()
-				proven := slices.ContainsFunc(w.addrs, func(c wire.IceCandidate) bool { return c.Addr == from })
+				defer leave()
+				ctx, cancel := context.WithTimeout(ctx, d.t.cfg.HandshakeTimeout)
+				defer cancel()
 				s, err := d.t.establish(ctx, handshake{
 					guard: g, peer: w.peer, interval: defaultFlightInterval, srtp: w.srtp, proven: proven,
 				})
@@ -233,7 +241,7 @@ func (d *direct) await(ctx context.Context, w *wanted) reached {
 		})
 	}
 	for _, l := range d.listeners {
-		d.t.tasks.run(func() { d.accept(ctx, l, w.peer, slots, offer) })
+		d.t.tasks.run(func() { d.accept(ctx, l, w.peer, room, offer) })
 	}
 	select {
 	case r := <-results:
@@ -243,21 +251,41 @@ func (d *direct) await(ctx context.Context, w *wanted) reached {
 	}
 }
 
+// knocking bounds the handshakes of those who knock, so that strangers leave room for the peer.
+type knocking struct {
+	named       []wire.IceCandidate // where the peer said it is
+	own, others chan struct{}
+}
+
+func (k knocking) enter(from netip.Addr) (leave func(), ok bool) {
+	slots := k.others
+	if slices.ContainsFunc(k.named, func(c wire.IceCandidate) bool { return c.Addr.Addr() == from }) {
+		slots = k.own
+	}
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, true
+	default:
+		return nil, false
+	}
+}
+
 // accept takes TCP connections until the attempt is over.
-func (d *direct) accept(ctx context.Context, l *net.TCPListener, peer wire.NodeID, slots chan struct{}, offer func(reached)) {
+func (d *direct) accept(ctx context.Context, l *net.TCPListener, peer wire.NodeID, room knocking, offer func(reached)) {
 	for {
 		c, err := l.AcceptTCP()
 		if err != nil {
 			return
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
+		leave, ok := room.enter(addrPortOf(c.RemoteAddr()).Addr())
+		if !ok {
 			_ = c.Close()
 			continue
 		}
 		d.t.tasks.run(func() {
-			defer func() { <-slots }()
+			defer leave()
+			ctx, cancel := context.WithTimeout(ctx, d.t.cfg.HandshakeTimeout)
+			defer cancel()
 			s, err := d.t.shakeTLS(ctx, c, false, peer)
 			if err != nil {
 				d.refuse(ctx, addrPortOf(c.RemoteAddr()), err)

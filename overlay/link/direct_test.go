@@ -313,6 +313,96 @@ func TestNoICEStrangersKnock(t *testing.T) {
 	}
 }
 
+// Strangers who only begin handshakes, or connections, take no room from the peer.
+func TestNoICESilentStrangersLeaveRoom(t *testing.T) {
+	for _, protocol := range []string{onlyUDP, onlyTCP} {
+		t.Run(protocol, func(t *testing.T) {
+			m := newMission(t)
+			a, b := m.transport(noICE(protocol)), m.transport(noICE(protocol))
+			ctx := testContext(t, 8*time.Second)
+			p, err1 := a.Prepare(ctx)
+			q, err2 := b.Prepare(ctx)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan outcome[*Conn], 1)
+			go func() {
+				conn, err := p.Connect(ctx, q.Local(), b.id(), true)
+				got <- outcome[*Conn]{conn, err}
+			}()
+			hello, elsewhere := firstFlight(t), []byte{127, 0, 0, 2}
+			for range 2 * maxDirectHandshakes {
+				network, from := "udp4", net.Addr(&net.UDPAddr{IP: elsewhere})
+				if protocol == onlyTCP {
+					network, from = "tcp4", &net.TCPAddr{IP: elsewhere}
+				}
+				c, err := (&net.Dialer{LocalAddr: from}).Dial(network, p.Local().Candidates[0].Addr.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = c.Close() }()
+				if _, err := c.Write(hello[:min(len(hello), map[string]int{onlyUDP: 2000, onlyTCP: 3}[protocol])]); err != nil && protocol == onlyUDP {
+					t.Fatal(err)
+				}
+			}
+			y, err := q.Connect(ctx, p.Local(), a.id(), false)
+			x := <-got
+			if err != nil || x.err != nil {
+				t.Fatalf("offerer %v, answerer %v", x.err, err)
+			}
+			exchange(t, x.conn, y)
+		})
+	}
+}
+
+// Links without ICE over IPv6, and between kits of which one has IPv4 alone.
+func TestNoICEAddressFamilies(t *testing.T) {
+	v6 := netip.IPv6Loopback()
+	if l, err := net.ListenTCP("tcp6", &net.TCPAddr{IP: net.IPv6loopback}); err != nil {
+		t.Skip("no IPv6 on this host")
+	} else {
+		_ = l.Close()
+	}
+	on := func(addrs ...netip.Addr) func(*Config) {
+		return func(c *Config) { c.Addresses = func() []netip.Addr { return addrs } }
+	}
+	m := newMission(t)
+	for _, protocol := range []string{onlyUDP, onlyTCP} {
+		for _, c := range []struct {
+			a, b []netip.Addr
+			want netip.Addr
+		}{
+			{[]netip.Addr{v6}, []netip.Addr{v6}, v6},
+			{[]netip.Addr{loopback, v6}, []netip.Addr{v6}, v6},
+			{[]netip.Addr{v6, loopback}, []netip.Addr{loopback}, loopback},
+		} {
+			x, y := linked(t, m.transport(noICE(protocol), on(c.a...)), m.transport(noICE(protocol), on(c.b...)))
+			exchange(t, x, y)
+			if x.LocalAddr().Addr() != c.want || y.LocalAddr().Addr() != c.want {
+				t.Errorf("%s: linked at %v and %v, want %v", protocol, x.LocalAddr(), y.LocalAddr(), c.want)
+			}
+		}
+	}
+}
+
+// The handset side is no part of the overlay over TCP, either: not served, not dialled from.
+func TestHandsetSideIsNotServedOverTCP(t *testing.T) {
+	m := newMission(t)
+	other := func(c *Config) {
+		c.Addresses = func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.2")} }
+	}
+	a, b := m.transport(noICE(onlyTCP), other), m.transport(noICE(onlyTCP))
+	if _, err := b.Bootstrap(testContext(t, 2*time.Second), netip.AddrPortFrom(loopback, a.Port())); err == nil {
+		t.Error("served at an address that is not the overlay's")
+	}
+	if n := a.Stats().BootstrapDropped; n != 1 {
+		t.Errorf("%d dropped", n)
+	}
+	if _, err := a.Bootstrap(testContext(t, 2*time.Second), netip.AddrPortFrom(loopback, b.Port())); !errors.Is(err, ErrNoAddress) {
+		t.Errorf("dialled from an address that is not the overlay's: %v", err)
+	}
+}
+
 // Configured protocols are those of the document; "If none appear, then this implies the default value, 'TLS', which
 // refers to the use of TLS and DTLS" (RFC 6940 §11.1).
 func TestProtocolsOfTheDocument(t *testing.T) {
