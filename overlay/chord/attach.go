@@ -29,10 +29,14 @@ func (s *State) outgrown() bool {
 	}
 	ids := s.scratch.ids[:0]
 	crowded := 0
+	oldest := s.now.Add(-s.listFor())
 	for _, c := range s.contacts {
-		if c.member() {
+		if !c.member() {
+			continue
+		}
+		ids = append(ids, c.id, c.id)
+		if c.ring.heard.After(oldest) {
 			ids = append(ids, c.ring.listed...)
-			ids = append(ids, c.id, c.id)
 			if c.ring.dense >= float64(8*s.cfg.FullMesh) {
 				crowded++
 			}
@@ -98,15 +102,18 @@ func (s *State) scheduleAttaches() {
 	wanted := s.wants()
 	leads := s.scratch.leads[:0]
 	add := func(id, via wire.NodeID, heard time.Time) {
-		c := s.contacts.get(id)
-		if (c == nil || !c.ring.up && !c.stale.After(heard)) && wanted(id) {
+		if s.isNeighbour(id) || !wanted(id) { // most are, or are not
+			return
+		}
+		if c := s.contacts.get(id); c == nil || !c.ring.up && !c.stale.After(heard) {
 			leads = append(leads, lead{id, via})
 		}
 	}
+	oldest := s.now.Add(-s.listFor())
 	var guide *contact
 	for _, c := range s.contacts {
 		c.taught = false
-		if c.member() {
+		if c.member() && c.ring.heard.After(oldest) {
 			for _, id := range c.ring.listed {
 				before := len(leads)
 				if add(id, c.id, c.ring.heard); len(leads) > before && s.tooFar(c, id) {
@@ -177,6 +184,14 @@ func (s *State) scheduleAttaches() {
 		}
 		s.startAttach(p.c, via, forTable)
 	}
+}
+
+// listFor is how long a list is believed: those of neighbours have been renewed by then.
+func (s *State) listFor() time.Duration {
+	if s.cfg.SelfTuning {
+		return 3 * s.tuning.every
+	}
+	return 5 * s.cfg.UpdateInterval
 }
 
 // tooFar reports that a Node-ID listed by c would be a neighbour only because this peer is far from its

@@ -124,7 +124,7 @@ func (s *State) idle(c *contact) bool {
 	return !c.discovered && !c.taught && !c.boot.up && !c.ring.up &&
 		!c.dial.busy() && !c.probe.busy() && !c.attach.busy() &&
 		!c.attach.at.After(s.now) && !c.left.After(s.now) &&
-		(c.stale.IsZero() || c.stale.Add(2*s.cfg.UpdateInterval).Before(s.now)) // lists older than that have been renewed
+		(c.stale.IsZero() || c.stale.Add(s.listFor()).Before(s.now))
 }
 
 func (s *State) forget() {

@@ -354,7 +354,7 @@ func (m *sim) carry(n *simNode, o Output) {
 			m.after(m.latency(), func() {
 				if g, ok := p.links(o.Kind)[n.id]; ok && g == gen {
 					delete(p.links(o.Kind), n.id)
-					m.step(p, LinkDown{ID: n.id, Kind: o.Kind})
+					m.step(p, LinkDown{ID: n.id, Kind: o.Kind, Closed: true})
 				}
 			})
 		}

@@ -182,6 +182,9 @@ func (s *State) stabilise() {
 	}
 	t.heard = t.heard[:0]
 	s.tune(float64(max(third(sizes), 1)), float64(third(joins))/perDay, float64(third(leaves))/perDay)
+	if s.phase != Member {
+		t.every = minStabilisation // there was nothing to estimate by
+	}
 	t.at = s.now.Add(s.jitter(t.every))
 
 	s.retable(false)
