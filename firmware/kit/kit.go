@@ -221,7 +221,7 @@ func (k *Kit) adopt(m *mission.Mission, keep bool) (*mission.Mission, error) {
 		return nil, err
 	}
 	switch {
-	case ident.CompareSequence(m.Document().Sequence, kept.Document().Sequence) > 0:
+	case ident.Supersedes(kept.Document(), m.Document()):
 		if err := k.changeDocument(m); err != nil {
 			return nil, err
 		}

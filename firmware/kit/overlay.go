@@ -16,7 +16,6 @@ import (
 	"fieldkit/board"
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
-	"fieldkit/firmware/mission"
 	"fieldkit/firmware/task"
 	"fieldkit/overlay/discovery"
 	"fieldkit/overlay/ident"
@@ -152,7 +151,8 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 		ready()
 		return both(ctx,
 			func(ctx context.Context) error { return o.watch(ctx, k, n, changes) },
-			func(ctx context.Context) error { return k.greetNeighbours(ctx, n, t) })
+			func(ctx context.Context) error { return k.greetNeighbours(ctx, n, t) },
+			func(ctx context.Context) error { return k.agreeOnConfiguration(ctx, n) })
 	})
 }
 
@@ -167,43 +167,6 @@ func domainsOf(d *ident.Document) (sipusage.Domains, error) {
 	default:
 		return sipusage.OnlyDomain(d.InstanceName), nil
 	}
-}
-
-// newDocument takes a newer configuration document that a neighbour brought, signed as it must be.
-func (k *Kit) newDocument(d *ident.Document) {
-	k.change.Lock()
-	defer k.change.Unlock()
-	if ident.CompareSequence(d.Sequence, k.mission.Load().Document().Sequence) <= 0 {
-		return // it came by another way meanwhile, or a newer one did
-	}
-	m, err := k.mission.Load().WithDocument(d)
-	if err == nil {
-		err = k.changeDocument(m)
-	}
-	if err != nil {
-		k.health.Warn("configuration", err.Error())
-	}
-}
-
-// changeDocument goes over to the document of m: it is kept, and the kit takes part anew by its rules. Calls to other
-// kits end with the old membership. k.change is held.
-func (k *Kit) changeDocument(m *mission.Mission) error {
-	if err := m.WithoutRootKey().Save(k.ownFile()); err != nil {
-		return fmt.Errorf("newer configuration document not kept: %w", err)
-	}
-	k.mission.Store(m.WithoutRootKey())
-	k.health.OK("configuration")
-	k.log.Info("configuration changes", "sequence", m.Document().Sequence, "revoked", len(m.Document().BadNodes))
-	if d := k.overlay.found.Load(); d != nil {
-		if err := d.SetText(k.announcement()); err != nil {
-			return err
-		}
-	}
-	select {
-	case k.overlay.renew <- struct{}{}:
-	default: // it will be taken up by the membership that is being made
-	}
-	return nil
 }
 
 // maxHandsets is how many handsets of one kit the overlay is told of, each by number and by name: far more than a
@@ -501,19 +464,21 @@ const (
 	greetTimeout = 3 * time.Second
 )
 
-// greetNeighbours finds the kits that the configuration names and mDNS does not reach. Who is at an address, the
-// certificate of a short link there tells (RFC 6940 §11.4: a bootstrap node is known by its address).
+// greetNeighbours finds the kits that the settings or the configuration document name and mDNS does not reach. Who is at
+// an address, the certificate of a short link there tells (RFC 6940 §11.4: a bootstrap node is known by its address).
 func (k *Kit) greetNeighbours(ctx context.Context, n *node.Node, t *link.Transport) error {
 	tick := time.NewTicker(greetEvery)
 	defer tick.Stop()
-	for len(k.cfg.Link.Neighbours) > 0 {
-		s, err := n.Snapshot(ctx)
-		if err != nil {
-			return nil
-		}
-		if len(s.Ring) <= len(k.cfg.Link.Neighbours) {
-			for _, a := range k.cfg.Link.Neighbours {
-				k.greet(ctx, n, t, a)
+	for {
+		if neighbours := k.bootstrapNodes(n.Document()); len(neighbours) > 0 {
+			s, err := n.Snapshot(ctx)
+			if err != nil {
+				return nil
+			}
+			if len(s.Ring) <= len(neighbours) {
+				for _, a := range neighbours {
+					k.greet(ctx, n, t, a)
+				}
 			}
 		}
 		select {
@@ -522,8 +487,16 @@ func (k *Kit) greetNeighbours(ctx context.Context, n *node.Node, t *link.Transpo
 		case <-tick.C:
 		}
 	}
-	<-ctx.Done()
-	return nil
+}
+
+// bootstrapNodes are the neighbours of the settings and the document's bootstrap-node elements (RFC 6940 §11.1), but for
+// this kit itself.
+func (k *Kit) bootstrapNodes(d *ident.Document) []netip.AddrPort {
+	own := k.linkAddresses()
+	all := slices.Concat(k.cfg.Link.Neighbours, d.Rest.BootstrapNodes)
+	return slices.DeleteFunc(all, func(a netip.AddrPort) bool {
+		return slices.Contains(own, a.Addr()) && a.Port() == k.cfg.Link.Port
+	})
 }
 
 func (k *Kit) greet(ctx context.Context, n *node.Node, t *link.Transport, a netip.AddrPort) {

@@ -1,0 +1,95 @@
+package kit
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"fieldkit/firmware/mission"
+	"fieldkit/overlay/discovery"
+	"fieldkit/overlay/ident"
+	"fieldkit/overlay/wire"
+)
+
+// Two stewards revoked different kits, from the same document (docs/adr/0019): each kit ends with the same one, whichever
+// comes first, and says that there were two until somebody signs the next.
+func TestTwoStewards(t *testing.T) {
+	for _, first := range []int{0, 1} {
+		k := still(t)
+		operators := k.mission.Load()
+		k.mission.Store(operators.WithoutRootKey())
+		two := []*mission.Mission{revocations(t, operators, 1)[0], revocations(t, operators, 1)[0]}
+		winner := two[0]
+		if ident.Supersedes(two[0].Document(), two[1].Document()) {
+			winner = two[1]
+		}
+		k.newDocument(two[first].Document())
+		if got := check(k, "stewards"); got != "" {
+			t.Errorf("after one document: %q", got)
+		}
+		k.newDocument(two[1-first].Document())
+		if got := k.mission.Load().Document(); !got.Same(winner.Document()) {
+			t.Errorf("first %d: the kit goes by the document that is superseded", first)
+		}
+		if got := check(k, "stewards"); !strings.HasPrefix(got, "warn: there are two configurations of sequence 2") {
+			t.Errorf("stewards: %q", got)
+		}
+		kept, err := mission.Load(k.ownFile())
+		if err != nil || !kept.Document().Same(winner.Document()) {
+			t.Errorf("not kept: %v", err)
+		}
+		merged, err := two[0].Merge(two[1].Document())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.newDocument(merged.Document())
+		if d := k.mission.Load().Document(); !d.Same(merged.Document()) || len(d.BadNodes) != 2 {
+			t.Errorf("sequence %d, revoked %d", d.Sequence, len(d.BadNodes))
+		}
+		if got := check(k, "stewards"); got != "" {
+			t.Errorf("after the merge: %q", got)
+		}
+	}
+}
+
+// Who announces another document of the same sequence is offered this kit's, and nobody else.
+func TestRivals(t *testing.T) {
+	k := still(t)
+	rival := nodeID(t, "02")
+	for _, c := range []struct {
+		id   wire.NodeID
+		edit func(*discovery.Text)
+	}{
+		{rival, func(x *discovery.Text) { x.DocumentHash = "0011223344556677" }},
+		{nodeID(t, "03"), func(*discovery.Text) {}},
+		{nodeID(t, "04"), func(x *discovery.Text) { x.DocumentHash, x.Sequence = "0011223344556677", 9 }},
+		{nodeID(t, "05"), func(x *discovery.Text) { x.DocumentHash, x.Overlay = "0011223344556677", "00000000" }},
+		{nodeID(t, "06"), func(x *discovery.Text) { x.DocumentHash = "" }},
+	} {
+		e := announcedBy(k, c.id, "eth0", "169.254.60.2:6084", 102)
+		c.edit(&e.Peer.Text)
+		k.discovered(e)
+	}
+	if got := k.rivals(k.mission.Load().Document()); len(got) != 1 || got[0] != rival {
+		t.Errorf("%v", got)
+	}
+}
+
+// RFC 6940 §11.1: bootstrap-node is "the address of one of the bootstrap nodes"; this kit may be one of them.
+func TestBootstrapNodes(t *testing.T) {
+	k := still(t)
+	k.cfg.Link.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	k.cfg.Link.Neighbours = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.9:6084")}
+	d := *k.mission.Load().Document()
+	d.Rest.BootstrapNodes = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6084"), netip.MustParseAddrPort("192.0.2.1:7000"), netip.MustParseAddrPort("192.0.2.2:6084")}
+	got := k.bootstrapNodes(&d)
+	want := []string{"192.0.2.9:6084", "192.0.2.1:7000", "192.0.2.2:6084"}
+	if len(got) != len(want) {
+		t.Fatalf("%v", got)
+	}
+	for i := range want {
+		if got[i].String() != want[i] {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}
