@@ -34,12 +34,29 @@ func (s *Store) ForReplication(now time.Time, targets func(wire.ResourceID) []Ta
 	start, _ := slices.BinarySearch(s.order, s.cursor)
 	for i := range s.order {
 		res := s.order[(start+i)%len(s.order)]
-		if pushes, more = s.replicate(now, res, targets(res), limit, pushes); more {
+		list := targets(res)
+		s.prune(res, list)
+		if pushes, more = s.replicate(now, res, list, limit, pushes); more {
 			s.cursor = res
 			return pushes, true
 		}
 	}
 	return pushes, false
+}
+
+// prune takes back that anybody but the targets holds a resource. Whoever is not in its replica set may discard it at any time
+// (RFC 6940 §10.7.3); when it is in the set again, it has to be brought the values anew. No targets say nothing.
+func (s *Store) prune(res wire.ResourceID, targets []Target) {
+	if len(targets) == 0 {
+		return
+	}
+	for _, k := range s.resources[res].kinds {
+		for _, v := range k.values {
+			v.holders = slices.DeleteFunc(v.holders, func(h holder) bool {
+				return !slices.ContainsFunc(targets, func(t Target) bool { return t.Node == h.node })
+			})
+		}
+	}
 }
 
 // ReplicationOf is ForReplication for one resource, as after a StoreReq (RFC 6940 §10.4).
