@@ -5,12 +5,15 @@ import (
 	"time"
 )
 
+// DefaultFullMesh is up to how many members, self included, everyone attaches to everyone.
+const DefaultFullMesh = 16
+
 // Config holds what may differ between overlays and in tests. Zero fields get the field kit's
 // values; only Rand has none.
 type Config struct {
 	Rand *rand.Rand // jitter and random fingers; required
 
-	FullMesh    int // up to so many members, self included, everyone attaches to everyone; 16
+	FullMesh    int // up to so many members, self included, everyone attaches to everyone; DefaultFullMesh
 	Neighbours  int // successors and predecessors kept, each; at least and by default 3 (RFC 6940 §10.7)
 	MaxPeers    int // attached links; above, the least useful is closed; 64
 	MaxBoot     int // bootstrap links; above, new ones are closed; 32
@@ -42,7 +45,7 @@ func (c Config) withDefaults() Config {
 			*p = v
 		}
 	}
-	def(&c.FullMesh, 16)
+	def(&c.FullMesh, DefaultFullMesh)
 	def(&c.Neighbours, 3)
 	c.Neighbours = max(c.Neighbours, 3)
 	def(&c.MaxPeers, 64)

@@ -128,13 +128,12 @@ func (s *State) retable(lost bool) {
 	if !s.cfg.SelfTuning && (moved || !s.cfg.Periodic) {
 		s.updates.near, s.updates.all = true, true
 	}
-	if lost && len(s.succ) > 0 && !slices.Contains(oldSucc, s.succ[0]) {
+	if lost && (s.isTorn(oldSucc, s.succ) || s.isTorn(oldPred, s.pred)) {
 		// "If connectivity is lost to all successor peers in the Neighbor Table, then this peer SHOULD
 		// behave as if it is joining the network and MUST use Pings to find a peer" (RFC 6940 §10.7.1).
-		s.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
-	}
-	if lost && len(s.members) > 0 && (!slices.Contains(oldSucc, s.succ[0]) || !slices.Contains(oldPred, s.pred[0])) {
 		s.search.torn = s.now.Add(bequestFor)
+		s.search.stale = true
+		s.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
 	}
 	hold := s.cfg.Settle
 	if lost {
@@ -143,6 +142,17 @@ func (s *State) retable(lost bool) {
 	if at := s.now.Add(hold); at.After(s.settleAt) {
 		s.settleAt = at
 	}
+}
+
+// isTorn reports that all neighbours of one side are lost, of whom had is what was left: who is the
+// nearest there now stepped in only for want of a better one. A true neighbour has this peer in its own
+// lists. With self-tuning these are hardly ever sent, but long.
+func (s *State) isTorn(had, now []wire.NodeID) bool {
+	if len(now) == 0 {
+		return false
+	}
+	c := s.contacts.get(now[0])
+	return !slices.Contains(had, now[0]) || s.large && !s.cfg.SelfTuning && (c == nil || !c.ring.countsMe)
 }
 
 func first(ids []wire.NodeID) wire.NodeID {

@@ -1,6 +1,7 @@
 package chord
 
 import (
+	"flag"
 	"fmt"
 	"math"
 	"slices"
@@ -9,6 +10,16 @@ import (
 
 	"fieldkit/overlay/wire"
 )
+
+var largeFlag = flag.Bool("large", false, "run the simulations of hundreds of kits, too; they take minutes")
+
+// scale is which sizes to simulate.
+func scale[T any](large, small []T) []T {
+	if *largeFlag {
+		return large
+	}
+	return small
+}
 
 // newBigSim is for rings of hundreds: each kit sees some others, and no digest is kept.
 func newBigSim(t testing.TB, seed uint64) *sim {
@@ -69,10 +80,7 @@ func (m *sim) links() (mean float64, most int) {
 // TestScale grows rings and measures them. "finger table … skip list so that entries … can be found in
 // O(log(N)) time" (RFC 6940 §10.1); the theory of Chord is ½·log2 N hops on average.
 func TestScale(t *testing.T) {
-	sizes := []int{16, 64, 256, 1000}
-	if testing.Short() {
-		sizes = sizes[:2]
-	}
+	sizes := scale([]int{16, 64, 256, 1000}, []int{16, 64})
 	t.Logf("%5s %7s %5s %4s %6s %5s %7s %7s %8s %8s %9s", "N", "hops", "p99", "max", "bound", "links", "msgs/s", "B/s", "joinmsgs", "join B", "fingers")
 	for _, n := range sizes {
 		m := newBigSim(t, uint64(n))
@@ -130,10 +138,7 @@ func (m *sim) churn(n int, median, d time.Duration) {
 
 // TestChurn is the published case of Bamboo: sessions with a median of 1.4 minutes.
 func TestChurn(t *testing.T) {
-	n := 1000
-	if testing.Short() {
-		n = 300
-	}
+	n := scale([]int{1000}, []int{60})[0]
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) { churnCase(t, n, mode.cfg) })
 	}
@@ -182,10 +187,7 @@ func churnCase(t *testing.T, n int, cfg Config) {
 
 // TestManySingletons powers up kits within a second that all see each other, or some of each other.
 func TestManySingletons(t *testing.T) {
-	sizes := []int{32, 64, 128, 256}
-	if testing.Short() {
-		sizes = sizes[:2]
-	}
+	sizes := scale([]int{32, 64, 128, 256}, []int{32})
 	for _, n := range sizes {
 		for _, sight := range []int{0, 8} {
 			m := newBigSim(t, uint64(n))
@@ -213,10 +215,7 @@ func (m *sim) islands(sizes ...int) {
 
 // TestMergeOfManyRings: rings that meet become one.
 func TestMergeOfManyRings(t *testing.T) {
-	cases := [][]int{{64, 64}, {20, 30, 40, 50, 60}, {500, 500}, {1, 200}}
-	if testing.Short() {
-		cases = [][]int{{30, 30}, {1, 40}}
-	}
+	cases := scale([][]int{{64, 64}, {20, 30, 40, 50, 60}, {500, 500}, {1, 200}}, [][]int{{20, 20}, {1, 30}, {8, 9, 10, 11, 12}})
 	for _, sizes := range cases {
 		m := newBigSim(t, 11)
 		m.islands(sizes...)
@@ -235,10 +234,7 @@ func TestMergeOfManyRings(t *testing.T) {
 
 // TestManyDieAtOnce takes 30 % of the kits away in one moment.
 func TestManyDieAtOnce(t *testing.T) {
-	sizes := []int{64, 256, 1000}
-	if testing.Short() {
-		sizes = sizes[:1]
-	}
+	sizes := scale([]int{64, 256, 1000}, []int{50})
 	for _, n := range sizes {
 		for _, mode := range modes {
 			m := newBigSim(t, uint64(n))

@@ -23,7 +23,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite testdata/*.txt with what the 
 // behind "> ", and "#" begins prose. The commands:
 //
 //	peer 40                      a new State with Node-ID 40 00 … 00; time 0
-//	peer 40 mesh=4 peers=8 …     with another Config
+//	peer 40 mesh=4 peers=8 periodic tuning …  with another Config
 //	+1s500ms                     let time pass: each Deadline on the way gets its Tick
 //	discovered 80, forgotten 80, update-requested 80, join 80, join-answered 80, join-failed 80,
 //	leave 80, peer-failed 80, bootstrap-failed 80, shutdown
@@ -148,6 +148,14 @@ func (p *player) command(w []string) {
 	case "peer":
 		cfg := Config{Rand: rand.New(rand.NewPCG(1, 1))}
 		for _, o := range w[2:] {
+			switch o {
+			case "periodic":
+				cfg.Periodic = true
+				continue
+			case "tuning":
+				cfg.SelfTuning = true
+				continue
+			}
 			key, value, _ := strings.Cut(o, "=")
 			field := map[string]*int{"mesh": &cfg.FullMesh, "peers": &cfg.MaxPeers, "contacts": &cfg.MaxContacts, "boot": &cfg.MaxBoot}[key]
 			if _, err := fmt.Sscan(value, field); err != nil {

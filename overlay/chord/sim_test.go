@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -258,9 +257,6 @@ func (m *sim) step(n *simNode, in Input) {
 		return
 	}
 	out := n.state.Step(m.now, in)
-	if debugTrace != "" && n.id.String()[:2] == debugTrace {
-		m.t.Logf("%v %v %T%+v -> %T %+v", m.now.Sub(epoch), n.state.phase, in, in, out, out)
-	}
 	if m.digest != nil {
 		fmt.Fprintf(m.digest, "%v %v %T%+v\n", m.now.Sub(epoch), n.id, in, in)
 	}
@@ -549,5 +545,3 @@ func (m *sim) oneRing() error {
 	}
 	return nil
 }
-
-var debugTrace = os.Getenv("TRACE")
