@@ -25,7 +25,10 @@ func (r *request) direct() bool { return r.from != nil && r.from.peer == r.peer.
 // (RFC 6940 §6.2.1). Only requests that change something are kept; the others are processed again. Each signer
 // has a share: at its limit its own oldest is forgotten, so that nobody can make this node forget what it
 // answered to others. Signers are kits of the mission, and those beyond the limit are not remembered.
-type answers struct{ bySigner map[wire.NodeID]*answeredTo }
+type answers struct {
+	bySigner map[wire.NodeID]*answeredTo
+	purge    *alarm
+}
 
 // answeredTo is what one signer was answered.
 type answeredTo struct {
@@ -56,6 +59,27 @@ func (s *answeredTo) forget(now time.Time) {
 	}
 }
 
+// forget lets go of what is too old.
+func (s *answers) forget(now time.Time) {
+	for id, o := range s.bySigner {
+		if o.forget(now); len(o.order) == 0 {
+			delete(s.bySigner, id)
+		}
+	}
+}
+
+// forgetAnswers has the cache emptied in time also when nobody asks for anything any more.
+func (p *Peer) forgetAnswers() {
+	if a := p.ans.purge; a != nil && a.index >= 0 {
+		return
+	}
+	p.ans.purge = p.move(p.ans.purge, requestLifetime, func() {
+		if p.ans.forget(p.now); len(p.ans.bySigner) > 0 {
+			p.forgetAnswers()
+		}
+	})
+}
+
 // seen finds what was answered to r, or notes that r is being processed.
 func (s *answers) seen(r *request, now time.Time) *answered {
 	to := s.bySigner[r.peer.NodeID]
@@ -63,11 +87,7 @@ func (s *answers) seen(r *request, now time.Time) *answered {
 		if s.bySigner == nil {
 			s.bySigner = make(map[wire.NodeID]*answeredTo)
 		}
-		for id, o := range s.bySigner {
-			if o.forget(now); len(o.order) == 0 {
-				delete(s.bySigner, id)
-			}
-		}
+		s.forget(now)
 		if len(s.bySigner) >= maxSigners {
 			return nil
 		}

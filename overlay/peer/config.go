@@ -18,11 +18,9 @@ const (
 	maxSends         = 5                // RFC 6940 §6.2.1: "a total of 5 messages"
 	requestLifetime  = 15 * time.Second // RFC 6940 §6.2.1: maximum request lifetime
 	linkMTU          = 1200             // what an overlay link carries in one datagram
-	maxTransactions  = 512
-	maxAnswers       = 512       // kept for each signer
-	maxAnswerBytes   = 512 << 10 // for each signer
+	maxAnswers       = 512              // kept for each signer
+	maxAnswerBytes   = 512 << 10        // for each signer
 	maxSigners       = 64
-	maxLinks         = 128 // chord closes what it does not need long before
 	maxLinksPerPeer  = 4
 	maxAttaches      = 32
 	maxDials         = 8
@@ -50,6 +48,12 @@ const (
 	otherPing        = 3 * time.Second
 	otherSilence     = 30 * time.Second
 	lastTry          = 2500 * time.Millisecond // before a link is dropped it is tried with a Ping
+)
+
+// What a Peer holds at most.
+const (
+	MaxTransactions = 512
+	MaxLinks        = 128 // chord closes what it does not need long before
 )
 
 // What an Env delivers of one link to Peer.Receive: what comes faster is dropped before it costs anything, so that a

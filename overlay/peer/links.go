@@ -18,7 +18,6 @@ type link struct {
 	unsaid    bool // its certificate has several Node-IDs, and no Attach has said which
 	since     time.Time
 	heard     time.Time
-	sent      time.Time
 	asked     time.Time // for a sign of life
 	pinged    time.Time // the same, by a Ping
 	verifying int
@@ -103,13 +102,13 @@ func holds(p *ident.Peer, id wire.NodeID) bool {
 func (p *Peer) addLink(conn Link, peer wire.NodeID, attached, dialled, sendUpdate bool) {
 	c := &p.count
 	list := p.conns.byPeer[peer]
-	if p.closing || peer == p.cfg.ID || p.conns.count >= maxLinks || len(list) >= maxLinksPerPeer {
+	if p.closing || peer == p.cfg.ID || p.conns.count >= MaxLinks || len(list) >= maxLinksPerPeer {
 		c.LinksRefused++
 		_ = conn.Close()
 		return
 	}
 	k := &link{
-		conn: conn, peer: peer, attached: attached, unsaid: !attached && len(conn.Peer().NodeIDs) > 1, dialled: dialled, since: p.now, heard: p.now, sent: p.now,
+		conn: conn, peer: peer, attached: attached, unsaid: !attached && len(conn.Peer().NodeIDs) > 1, dialled: dialled, since: p.now, heard: p.now,
 		errors: NewBucket(errorRate, errorBurst, p.now),
 	}
 	k.look = func() { p.watchLink(k) }

@@ -37,6 +37,7 @@ func (p *Peer) request(r *request) {
 			p.again(r, e)
 			return
 		}
+		p.forgetAnswers()
 	}
 	switch r.Code {
 	case wire.PingReq:

@@ -240,7 +240,6 @@ func (p *Peer) transmit(to *link, h *wire.Header, rest []byte) {
 		c.Sent++
 		p.traffic.sent.add(p.now, len(part))
 	}
-	to.sent = p.now
 }
 
 // deliver takes a message that is destined for this node, in whole or in fragments.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"fieldkit/overlay/chord"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
@@ -62,7 +63,7 @@ func (p *Peer) send(o Outgoing, done func(Reply)) *transaction {
 	if o.once {
 		t.sends = maxSends - 1
 	}
-	if len(p.txns) >= maxTransactions {
+	if len(p.txns) >= MaxTransactions {
 		p.count.TransactionsFull++
 		p.soon(func() { p.finish(t, Reply{Err: ErrBusy}) })
 		return t
@@ -102,7 +103,7 @@ func (p *Peer) begin(t *transaction) error {
 	if _, t.rest, err = wire.ParseHeader(b); err != nil {
 		return err
 	}
-	if len(p.txns) >= maxTransactions {
+	if len(p.txns) >= MaxTransactions {
 		p.count.TransactionsFull++
 		return ErrBusy
 	}
@@ -128,21 +129,42 @@ func (p *Peer) resend(t *transaction) {
 	}
 	t.sends++
 	t.timer = p.move(t.timer, p.params.reliability, func() { p.resend(t) })
-	to := t.link
+	h, to := t.msg.Header, t.link
 	if to == nil {
-		d := t.msg.Dest[0]
+		d := h.Dest[0]
 		if p.isLocal(d) {
-			h := t.msg.Header
 			p.soon(func() { p.route(&arrival{Header: h, rest: t.rest}) })
 			return
 		}
-		to = p.linkTo(d)
+		if t.sends == 1 && len(h.Dest) == 1 && d.Type == wire.DestResource {
+			if to = p.owner(d.Resource); to != nil {
+				h.Dest = []wire.Destination{wire.ToNode(to.peer), d}
+			}
+		}
+		if to == nil {
+			to = p.linkTo(d)
+		}
 	}
 	if to == nil || to.closed {
 		p.count.Unroutable++ // there may be a way when the timer fires
 		return
 	}
-	p.transmit(to, &t.msg.Header, t.rest)
+	p.transmit(to, &h, t.rest)
+}
+
+// owner is the link to the peer that is responsible for a resource, where this peer sees the whole ring. By the rule of
+// RFC 6940 §10.3 a request goes to the last peer before a resource, which hands it to the responsible one. Who names
+// that one in the Destination List spares a hop, and there is no third that could swallow the request. If it is not
+// responsible after all it sends the request on, and if it does not answer the retransmissions go the other way.
+func (p *Peer) owner(res wire.ResourceID) *link {
+	if len(p.topo.members) > max(p.cfg.Chord.FullMesh, chord.DefaultFullMesh) {
+		return nil
+	}
+	set := p.chord.ReplicaSet(res)
+	if len(set) == 0 {
+		return nil
+	}
+	return p.conns.best(set[0])
 }
 
 // isLocal reports whether a message whose first destination is d is this node's to receive.

@@ -267,3 +267,30 @@ func TestRemoteError(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was answered is forgotten in time, also when nobody asks again.
+func TestAnswersAreForgotten(t *testing.T) {
+	r := newRig(t)
+	from, in := r.neighbour(t, nil)
+	m := r.newMessage(&Outgoing{Dest: toNode(r.ID()), Code: wire.JoinReq, Body: []byte{}})
+	if err := ident.Sign(m, from.Signer()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := m.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Receive(t0, in, b)
+	r.env.settle()
+	if len(r.ans.bySigner) != 1 {
+		t.Fatalf("answers to %d signers kept", len(r.ans.bySigner))
+	}
+	r.Advance(t0.Add(requestLifetime - 1))
+	if len(r.ans.bySigner) != 1 {
+		t.Error("forgotten within the request lifetime")
+	}
+	r.Advance(t0.Add(requestLifetime))
+	if len(r.ans.bySigner) != 0 {
+		t.Error("kept beyond it")
+	}
+}
