@@ -49,7 +49,7 @@ func (k *Kit) newRelaying(t *link.Transport, n *node.Node, m *mission.Mission) (
 	var err error
 	r.usage, err = turnusage.New(turnusage.Config{
 		Node: n, Signer: k.id.Signer(), Document: m.Document(),
-		Neighbours: t.Neighbours, Addresses: k.linkAddresses, Offered: offered, Port: k.cfg.Link.RelayPort,
+		Neighbours: t.Neighbours, Unreached: t.Unreached, Addresses: k.linkAddresses, Offered: offered, Port: k.cfg.Link.RelayPort,
 		Dial: func(ctx context.Context, at netip.Addr) (turnusage.Link, error) { return k.linkFor(ctx, t, at) },
 		Log:  k.log,
 	})

@@ -228,6 +228,9 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 	}
 	path, err := dial(ctx, string(remote.Ufrag), string(remote.Password))
 	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(context.Cause(a.life), ErrLinkFailed) {
+			a.t.unreached.Store(a.t.cfg.Now().UnixNano())
+		}
 		return nil, 0, fmt.Errorf("ICE: %w", errors.Join(err, ctx.Err(), context.Cause(a.life)))
 	}
 	relayed, err := a.settle()

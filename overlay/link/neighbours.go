@@ -121,6 +121,16 @@ func (t *Transport) Neighbours() []Neighbour {
 	return r
 }
 
+// Unreached is when ICE last found no way between this kit and another: each reached others, but not each other. The
+// zero time says never.
+func (t *Transport) Unreached() time.Time {
+	at := t.unreached.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, at)
+}
+
 // Credential is who a TURN user is, and the password: that of a link of this Transport, or of one that ended within
 // the last ten minutes. Nobody else has one.
 func (t *Transport) Credential(username string) (node wire.NodeID, password string, ok bool) {

@@ -197,6 +197,14 @@ func TestWithoutRelaysTheEndsDoNotMeet(t *testing.T) {
 		if x.err == nil || y.err == nil {
 			t.Error("linked without a way")
 		}
+		for _, k := range []*Transport{l.kits[0], l.kits[2]} {
+			if at := k.Unreached(); time.Since(at) > 20*time.Second {
+				t.Errorf("not noted: %v", at)
+			}
+		}
+		if at := l.kits[1].Unreached(); !at.IsZero() {
+			t.Errorf("noted without a reason: %v", at)
+		}
 	})
 }
 

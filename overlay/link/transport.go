@@ -36,6 +36,7 @@ type Transport struct {
 	protocols  []uint8 // overlay link types that the overlay permits
 	links      registry
 	neighbours neighbours
+	unreached  atomic.Int64 // Unix nanoseconds; 0: never
 
 	closeListener func() error // once
 	accepted      chan *Conn

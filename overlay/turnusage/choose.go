@@ -3,6 +3,7 @@ package turnusage
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"fieldkit/overlay/link"
 	"fieldkit/overlay/wire"
@@ -13,6 +14,12 @@ const (
 	// none is known, one after the other of the neighbours, which the next attempt continues.
 	maxRelays  = 2
 	maxServers = 4
+
+	// ringSettles is how long after a change of the ring relays are asked for: an Update and the Attach that follows
+	// it are through by then, also over a slow radio.
+	ringSettles = 900 * time.Millisecond
+	// unreachedLasts is how long they are after an attempt that found no way.
+	unreachedLasts = 10 * time.Minute
 )
 
 // probed is what a Binding request to a neighbour told.
@@ -29,12 +36,29 @@ type outlook struct {
 	probes     map[netip.Addr]probed            // by neighbour's address; one not in it was not asked yet
 	found      map[wire.NodeID][]netip.AddrPort // servers that the overlay lists
 	turn       int                              // of the neighbours that take turns
+	now        time.Time
+
+	self      wire.NodeID
+	ring      []wire.NodeID // as it was last
+	ringAt    time.Time     // when it changed
+	unreached time.Time     // when an attempt found no way
+}
+
+// wanted reports whether an attempt may need a relay. Where every member of the ring is a neighbour, and nothing
+// changed, it does not; but to whom the next attempt leads is not known here, so it may while this kit knows nobody yet,
+// when somebody just came, who may lie between it and others, and after an attempt found no way. Of the two sides one
+// that asks is enough, since relays are on another link than those who ask for them.
+func (o outlook) wanted() bool {
+	return len(o.ring) < 2 || o.now.Sub(o.ringAt) < ringSettles || o.now.Sub(o.unreached) < unreachedLasts || o.apart()
 }
 
 // relays chooses the TURN servers: neighbours that the overlay lists first, then the others in turn. A neighbour whose
 // server did not answer is left out, and one that was not asked yet while there is another: an offer waits for what
 // does not answer.
 func (o outlook) relays() (r []link.Server) {
+	if !o.wanted() {
+		return nil
+	}
 	answers := slices.ContainsFunc(o.neighbours, func(n link.Neighbour) bool { return o.probes[n.Addr].answered })
 	var listed, others []link.Neighbour
 	for _, n := range o.neighbours {
@@ -137,9 +161,9 @@ func (o outlook) bridges() bool {
 }
 
 // apart reports whether a member of the ring is nobody's neighbour here: there is somebody to reach by a relay.
-func (o outlook) apart(self wire.NodeID, ring []wire.NodeID) bool {
-	for _, m := range ring {
-		if m != self && !slices.ContainsFunc(o.neighbours, func(n link.Neighbour) bool { return n.Node == m }) {
+func (o outlook) apart() bool {
+	for _, m := range o.ring {
+		if m != o.self && !slices.ContainsFunc(o.neighbours, func(n link.Neighbour) bool { return n.Node == m }) {
 			return true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"fieldkit/overlay/link"
 	"fieldkit/overlay/wire"
@@ -123,13 +124,30 @@ func TestBridges(t *testing.T) {
 	}
 }
 
-func TestApart(t *testing.T) {
-	o := outlook{neighbours: []link.Neighbour{neighbour(2, at(2), at(1))}}
-	if o.apart(id(1), []wire.NodeID{id(1), id(2)}) {
-		t.Error("everybody is a neighbour")
-	}
-	if !o.apart(id(1), []wire.NodeID{id(1), id(2), id(3)}) {
-		t.Error("one is not")
+func TestRelaysAreAskedForWhereTheyMayBeNeeded(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, c := range []struct {
+		name   string
+		change func(*outlook)
+		want   bool
+	}{
+		{"everybody is a neighbour, for long", func(*outlook) {}, false},
+		{"somebody is not", func(o *outlook) { o.ring = append(o.ring, id(3)) }, true},
+		{"nobody is known", func(o *outlook) { o.ring = nil }, true},
+		{"alone", func(o *outlook) { o.ring = o.ring[:1] }, true},
+		{"somebody came", func(o *outlook) { o.ringAt = now.Add(-ringSettles / 2) }, true},
+		{"somebody came a while ago", func(o *outlook) { o.ringAt = now.Add(-ringSettles) }, false},
+		{"somebody was not reached", func(o *outlook) { o.unreached = now.Add(-unreachedLasts / 2) }, true},
+		{"that was long ago", func(o *outlook) { o.unreached = now.Add(-unreachedLasts) }, false},
+	} {
+		o := outlook{
+			neighbours: []link.Neighbour{neighbour(2, at(2), at(1))}, self: id(1), ring: []wire.NodeID{id(1), id(2)},
+			now: now, ringAt: now.Add(-time.Hour), port: 3478,
+		}
+		c.change(&o)
+		if got := len(o.servers()) > 0; got != c.want {
+			t.Errorf("%s: relays asked for %v, want %v", c.name, got, c.want)
+		}
 	}
 }
 

@@ -69,6 +69,8 @@ type Config struct {
 	Offered    func() []netip.AddrPort // where this kit's own server serves
 	Port       uint16                  // of a server that is not listed
 
+	// Unreached is when an attempt last found no way; nil: never.
+	Unreached func() time.Time
 	// Dial opens a link to a kit that a record names, at its address, so that there is a credential; nil uses
 	// neighbours alone. It fails at once where the address is on no link of this kit.
 	Dial func(ctx context.Context, at netip.Addr) (Link, error)
@@ -99,6 +101,8 @@ type Usage struct {
 	probes map[netip.Addr]probe
 	found  map[wire.NodeID]listing
 	turn   int
+	ring   []wire.NodeID
+	ringAt time.Time
 	counts Stats
 }
 
@@ -163,6 +167,9 @@ func (u *Usage) Run(ctx context.Context) error {
 }
 
 func (u *Usage) run(ctx context.Context) error {
+	var all sync.WaitGroup
+	all.Go(func() { u.watchRing(ctx) })
+	defer all.Wait()
 	changes, cancel := u.cfg.Node.Subscribe()
 	defer cancel()
 	tick := time.NewTicker(lookEvery)
@@ -184,6 +191,27 @@ func (u *Usage) run(ctx context.Context) error {
 	return nil
 }
 
+// watchRing notes the ring and when it changed. It is a goroutine of its own, because what Run does takes time.
+func (u *Usage) watchRing(ctx context.Context) {
+	changes, cancel := u.cfg.Node.Subscribe()
+	defer cancel()
+	for {
+		if s, err := u.cfg.Node.Snapshot(ctx); err == nil {
+			now := u.cfg.Now()
+			u.mu.Lock()
+			if !slices.Equal(s.Ring, u.ring) {
+				u.ring, u.ringAt = s.Ring, now
+			}
+			u.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		}
+	}
+}
+
 // look does what is due.
 func (u *Usage) look(ctx context.Context) {
 	u.probeNeighbours(ctx)
@@ -201,8 +229,7 @@ func (u *Usage) look(ctx context.Context) {
 	if want := u.records(offered); !same(want, u.stored) || len(want) > 0 && now.Sub(u.storedAt) >= recordLife/2 {
 		u.list(ctx, want)
 	}
-	s, err := u.cfg.Node.Snapshot(ctx)
-	if err != nil || !o.apart(s.Self, s.Ring) {
+	if !o.apart() {
 		return
 	}
 	if !now.Before(u.searchAt) {
@@ -451,8 +478,12 @@ func (u *Usage) outlook() outlook {
 	o := outlook{
 		neighbours: u.cfg.Neighbours(), own: u.cfg.Addresses(), port: u.cfg.Port,
 		probes: make(map[netip.Addr]probed), found: make(map[wire.NodeID][]netip.AddrPort),
+		now: u.cfg.Now(), self: u.cfg.Signer.NodeID(),
 	}
-	now := u.cfg.Now()
+	if u.cfg.Unreached != nil {
+		o.unreached = u.cfg.Unreached()
+	}
+	now := o.now
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for a, p := range u.probes {
@@ -465,7 +496,7 @@ func (u *Usage) outlook() outlook {
 			delete(u.found, id)
 		}
 	}
-	o.turn = u.turn
+	o.turn, o.ring, o.ringAt = u.turn, u.ring, u.ringAt
 	return o
 }
 

@@ -231,8 +231,12 @@ func TestWhoLiesBetweenOthersIsListedAndFound(t *testing.T) {
 				t.Errorf("kit %d asks %+v", i, list)
 			}
 		}
-		if s := w.kits[0].usage.Stats(); s.Searches != 0 { // everybody is its neighbour
+		// Everybody is a neighbour of the one between.
+		if s := w.kits[0].usage.Stats(); s.Searches != 0 {
 			t.Errorf("the one between searches: %+v", s)
+		}
+		if list := w.kits[0].usage.Servers(); len(list) != 0 {
+			t.Errorf("the one between asks %+v", list)
 		}
 		time.Sleep(recordLife + 5*time.Minute)
 		if got := w.stored(0); !same(got, want) {

@@ -147,3 +147,30 @@ func TestTwoKitsThatShareOnlyAThird(t *testing.T) {
 		t.Error("a call got through without a way")
 	}
 }
+
+// In a line of four the ends are two relays apart: each is relayed by its own neighbour, on the cable in the middle.
+func TestEndsOfALineOfFour(t *testing.T) {
+	l := newLab(t, lab.Options{Kits: 4, Net: lab.NetLine}, "anna", "boris")
+	began := time.Now()
+	must(t, l.StartKits(t.Context()))
+	within(t, time.Minute, l.WaitRing)
+	eventually(t, 30*time.Second, func() error {
+		for _, k := range l.Kits {
+			if n := linkedTo(t, k); n != 3 {
+				return fmt.Errorf("kit %d has links to %d kits", k.Number, n)
+			}
+		}
+		return nil
+	})
+	t.Logf("everybody is linked to everybody after %v", time.Since(began).Round(10*time.Millisecond))
+	p := phones(t, l, 0, 3)
+	_, err := p[0].Call(t.Context(), p[1].Account.Number)
+	must(t, err)
+	pause(t, 3*time.Second)
+	a, b, err := p[0].Hangup(t.Context(), p[1])
+	must(t, err)
+	t.Logf("%s: %+v; %s: %+v", p[0].Account.Number, a, p[1].Account.Number, b)
+	if a.Received < 120 || b.Received < 120 || !a.ToneOK || !b.ToneOK || a.Lost != 0 || b.Lost != 0 {
+		t.Errorf("the voice suffered: %+v, %+v", a, b)
+	}
+}
