@@ -12,6 +12,7 @@ import (
 	"github.com/pion/ice/v2"
 
 	"fieldkit/overlay/link/sr"
+	"fieldkit/overlay/link/stream"
 	"fieldkit/overlay/wire"
 )
 
@@ -174,8 +175,8 @@ func (a *AppConn) SendMessage(b []byte) error {
 	if len(b) > MaxAppMessage {
 		return ErrTooLarge
 	}
-	if s, ok := a.sess.records.(*frameStream); ok {
-		err := s.message(b, streamQueue)
+	if s, ok := a.sess.records.(*stream.Frames); ok {
+		err := s.Message(b, streamQueue)
 		switch {
 		case err == nil:
 			a.messagesSent.Add(1)
@@ -232,8 +233,8 @@ func (a *AppConn) sendMedia(b []byte) error {
 	if a.life.Err() != nil {
 		return ErrClosed
 	}
-	if s, ok := a.sess.records.(*frameStream); ok {
-		return s.message(b, mediaQueue)
+	if s, ok := a.sess.records.(*stream.Frames); ok {
+		return s.Message(b, mediaQueue)
 	}
 	p := a.path.Load()
 	if p == nil {

@@ -12,6 +12,7 @@ import (
 
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link/sr"
+	"fieldkit/overlay/link/stream"
 )
 
 // maxReadErrors is how many warnings in a row a far end may send before its link is closed.
@@ -36,7 +37,7 @@ type session struct {
 // recordConn carries frames and messages, each whole. Write does not wait for the far end.
 type recordConn interface {
 	io.ReadWriteCloser
-	maxRecord() int // what Read may need room for
+	MaxRecord() int // what Read may need room for
 }
 
 // keyer derives keys from a handshake (RFC 5705).
@@ -120,7 +121,7 @@ func (c *carrier) alive() { c.pulse.beat(c.t.cfg.Now()) }
 // read hands every record's content to take, whose it is, until the link is gone, and what there is of one that is too
 // long for the link to tooLong, if that is not nil.
 func (c *carrier) read(take func([]byte), tooLong chan<- []byte) {
-	buf := make([]byte, c.sess.records.maxRecord())
+	buf := make([]byte, c.sess.records.MaxRecord())
 	for failures := 0; failures < maxReadErrors; {
 		n, err := c.sess.records.Read(buf)
 		switch {
@@ -134,8 +135,8 @@ func (c *carrier) read(take func([]byte), tooLong chan<- []byte) {
 			c.end(errGoodbye)
 			return
 		case c.sess.stream:
-			if long := new(tooLongError); tooLong != nil && errors.As(err, &long) {
-				tooLong <- long.head // the first and last
+			if long := new(stream.TooLongError); tooLong != nil && errors.As(err, &long) {
+				tooLong <- long.Head // the first and last
 				return
 			}
 			c.end(fmt.Errorf("%w: %w", ErrLinkFailed, err))

@@ -47,7 +47,8 @@ type handshake struct {
 // dtlsRecords is a DTLS connection: a record of application data is one frame or message (RFC 6347 §4.1).
 type dtlsRecords struct{ *dtls.Conn }
 
-func (dtlsRecords) maxRecord() int { return maxDatagram }
+// MaxRecord is recordConn's.
+func (dtlsRecords) MaxRecord() int { return maxDatagram }
 
 // shake runs the handshake until ctx ends and returns the session.
 func (t *Transport) shake(ctx context.Context, h handshake) (*session, error) {

@@ -120,7 +120,7 @@ func (t *Transport) prove(ctx context.Context, s *session, want wire.NodeID) err
 	m := sr.New(t.srConfig(0))
 	out := m.Step(t.cfg.Now(), sr.Input{Kind: sr.Send, Data: own}, nil)
 	out = m.Step(t.cfg.Now(), sr.Input{}, out)
-	buf := make([]byte, s.records.maxRecord())
+	buf := make([]byte, s.records.MaxRecord())
 	for {
 		if err := t.proofStep(s, out, want); err != nil {
 			return err

@@ -1,32 +1,26 @@
 package link
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/stream"
 	"fieldkit/overlay/wire"
 )
 
-const (
-	// streamQueue bounds what waits for a far end that does not read, in bytes.
-	streamQueue = sendQueueBytes + 64<<10
-	// mediaQueue is what may wait in front of a voice packet: more than that is later than a voice can be used.
-	mediaQueue = 16 << 10
-	// writeTimeout ends a link whose far end takes nothing: TCP itself would try for a quarter of an hour.
-	writeTimeout = 30 * time.Second
-)
+// mediaQueue is what may wait in front of a voice packet, in bytes: more than that is later than a voice can be used.
+const mediaQueue = 16 << 10
+
+// streamQueue is what may wait for a far end that does not read, in bytes.
+const streamQueue = sendQueueBytes + 64<<10
 
 // tcpKeepAlive ends an idle connection whose far end is gone about as fast as ICE does: nothing else would ever notice.
 var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
@@ -101,7 +95,7 @@ func (t *Transport) shakeTLS(ctx context.Context, conn net.Conn, client bool, wa
 	}
 	t.stats.handshakes.Add(1)
 	return &session{
-		records: newFrameStream(c, t.cfg.MaxMessage), peer: peer, secrets: secrets, client: client,
+		records: stream.New(c, max(t.cfg.MaxMessage, MaxAppMessage), streamQueue), peer: peer, secrets: secrets, client: client,
 		srtp: srtpAEADAES128GCM, stream: true,
 	}, nil
 }
@@ -134,187 +128,13 @@ func (k tlsKeys) Export(label string, context []byte, n int) ([]byte, error) {
 	return k.state.ExportKeyingMaterial(label, context, n)
 }
 
-// frameStream moves frames (RFC 6940 §6.6.2) over one TLS connection. Write queues, within a bound; a goroutine of its
-// own sends what is queued, as much as there is in one record.
-type frameStream struct {
-	conn *tls.Conn
-	in   *bufio.Reader
-	max  int // bytes of a message
-
-	mu       sync.Mutex // a leaf
-	queue    []byte
-	sequence uint32 // of the next message of an application
-	closed   bool
-
-	wake chan struct{}
-	gone chan struct{} // the writer has ended
-	done chan struct{} // Close was called
-	once sync.Once
-}
-
-func newFrameStream(c *tls.Conn, maxMessage int) *frameStream {
-	return &frameStream{
-		conn: c, in: bufio.NewReaderSize(c, 16<<10), max: max(maxMessage, MaxAppMessage),
-		wake: make(chan struct{}, 1), gone: make(chan struct{}), done: make(chan struct{}),
-	}
-}
-
-// tooLongError is a frame above the limit: of its message there is what was to be seen of the header.
-type tooLongError struct{ head []byte }
-
-func (*tooLongError) Error() string { return ErrTooLarge.Error() }
-func (*tooLongError) Unwrap() error { return ErrTooLarge }
-
-// maxHead is how much of a message that is too large is read to answer it: "this error can be sent and the session closed
-// before the peer receives the complete message" (RFC 6940 §6.6).
-const maxHead = 2048
-
-func (s *frameStream) maxRecord() int { return s.max + wire.FrameDataOverhead }
-
-// Read returns one whole frame. It is called by one goroutine.
-func (s *frameStream) Read(b []byte) (int, error) {
-	kind, err := s.in.Peek(1)
-	if err != nil {
-		return 0, err
-	}
-	size := wire.FrameAckLen
-	switch kind[0] {
-	case wire.FrameAck:
-	case wire.FrameData:
-		head, err := s.in.Peek(wire.FrameDataOverhead)
-		if err != nil {
-			return 0, noEOF(err)
-		}
-		n := int(binary.BigEndian.Uint32(head[4:]) & 0xffffff)
-		if n > s.max {
-			// Whoever says much and then sends nothing is not waited for.
-			_ = s.conn.SetReadDeadline(time.Now().Add(time.Second))
-			start, _ := s.in.Peek(wire.FrameDataOverhead + min(n, maxHead))
-			return 0, &tooLongError{append([]byte(nil), start[min(len(start), wire.FrameDataOverhead):]...)}
-		}
-		size = wire.FrameDataOverhead + n
-	default:
-		return 0, fmt.Errorf("%w: %w: frame of type %d", ErrLinkFailed, wire.ErrMalformed, kind[0])
-	}
-	n, err := io.ReadFull(s.in, b[:size])
-	return n, noEOF(err)
-}
-
-// noEOF is for what ends in the middle of a frame: that is no goodbye.
-func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// Write queues a frame.
-func (s *frameStream) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	err := s.room(len(b), streamQueue)
-	if err == nil {
-		s.queue = append(s.queue, b...)
-	}
-	s.mu.Unlock()
-	if err != nil {
-		return 0, err
-	}
-	s.signal()
-	return len(b), nil
-}
-
-// message queues an application's message in a frame, unless more than limit bytes would then wait.
-func (s *frameStream) message(b []byte, limit int) error {
-	s.mu.Lock()
-	err := s.room(wire.FrameDataOverhead+len(b), limit)
-	if err == nil {
-		s.queue = append(s.queue, wire.FrameData)
-		s.queue = binary.BigEndian.AppendUint32(s.queue, s.sequence)
-		s.queue = append(s.queue, byte(len(b)>>16), byte(len(b)>>8), byte(len(b)))
-		s.queue = append(s.queue, b...)
-		s.sequence++
-	}
-	s.mu.Unlock()
-	if err == nil {
-		s.signal()
-	}
-	return err
-}
-
-// room is called with mu held.
-func (s *frameStream) room(n, limit int) error {
-	switch {
-	case s.closed:
-		return ErrClosed
-	case len(s.queue)+n > limit:
-		return ErrQueueFull
-	}
-	return nil
-}
-
-func (s *frameStream) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// send moves what is queued to the far end until the stream is closed, and returns why it cannot go on.
-func (s *frameStream) send() error {
-	defer close(s.gone)
-	var spare []byte
-	for {
-		s.mu.Lock()
-		b, closed := s.queue, s.closed
-		s.queue = spare[:0]
-		s.mu.Unlock()
-		switch {
-		case len(b) > 0:
-			if err := s.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-				return err
-			}
-			if _, err := s.conn.Write(b); err != nil {
-				return err
-			}
-			spare = b
-			if cap(spare) > 64<<10 { // a burst must not be paid for ever after
-				spare = nil
-			}
-			continue
-		case closed:
-			return nil
-		}
-		spare = b
-		select {
-		case <-s.wake:
-		case <-s.done:
-		}
-	}
-}
-
-// Close sends what is queued, if it goes at once, and says goodbye.
-func (s *frameStream) Close() error {
-	s.once.Do(func() {
-		s.mu.Lock()
-		s.closed = true
-		s.mu.Unlock()
-		close(s.done)
-		timer := time.NewTimer(time.Second)
-		defer timer.Stop()
-		select {
-		case <-s.gone:
-		case <-timer.C:
-		}
-	})
-	return s.conn.Close()
-}
-
 // streamLink makes the carrier of a session over TCP.
 func (t *Transport) streamLink(s *session, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
-	fs, conn := s.records.(*frameStream), s.records.(*frameStream).conn
-	c := t.newCarrier(s, conn.LocalAddr(), conn.RemoteAddr(), life, end, release)
+	frames := s.records.(*stream.Frames)
+	local, remote := frames.Addrs()
+	c := t.newCarrier(s, local, remote, life, end, release)
 	t.tasks.run(func() {
-		if err := fs.send(); err != nil {
+		if err := frames.Send(); err != nil {
 			end(fmt.Errorf("%w: %w", ErrLinkFailed, err))
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fieldkit/overlay/ident"
+	"fieldkit/overlay/link/stream"
 	"fieldkit/overlay/wire"
 )
 
@@ -347,7 +348,7 @@ func TestMediaOverTCPDoesNotPileUp(t *testing.T) {
 func TestTCPConnectionIsCut(t *testing.T) {
 	m := newMission(t)
 	x, y := linked(t, m.transport(noICE(onlyTCP)), m.transport(noICE(onlyTCP)))
-	raw := x.sess.records.(*frameStream).conn.NetConn().(*net.TCPConn)
+	raw := x.sess.records.(*stream.Frames).Conn().(*tls.Conn).NetConn().(*net.TCPConn)
 	if err := errors.Join(raw.SetLinger(0), raw.Close()); err != nil {
 		t.Fatal(err)
 	}
