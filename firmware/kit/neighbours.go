@@ -54,6 +54,7 @@ func (k *Kit) overlayStatus(s *ui.Status, now time.Time) {
 		if stats, err := u.Stats(ctx); err == nil {
 			s.Counters = append(s.Counters, counters("sip usage ", stats)...)
 		}
+		s.Counters = append(s.Counters, k.certificateCounters(ctx)...)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
 	"fieldkit/firmware/task"
+	"fieldkit/overlay/certusage"
 	"fieldkit/overlay/discovery"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/link"
@@ -31,6 +32,7 @@ type overlay struct {
 	links atomic.Pointer[link.Transport]
 	node  atomic.Pointer[node.Node]
 	usage atomic.Pointer[sipusage.Usage]
+	certs atomic.Pointer[certusage.Usage] // nil where certificates are not stored
 	found atomic.Pointer[discovery.Discovery]
 
 	relaying atomic.Pointer[relaying] // nil while there is none
@@ -133,9 +135,15 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 	}
 	o.relaying.Store(relays)
 	defer o.relaying.Store(nil)
+	certs, err := k.newCertificates(n, m)
+	if err != nil {
+		return err
+	}
+	o.certs.Store(certs)
+	defer o.certs.Store(nil)
 	changes, cancel := n.Subscribe()
 	defer cancel()
-	return both(ctx, n.Run, u.Run, relays.run(k), func(ctx context.Context) error {
+	return both(ctx, n.Run, u.Run, relays.run(k), keepCertificates(certs), func(ctx context.Context) error {
 		select {
 		case <-n.Ready():
 		case <-ctx.Done():

@@ -156,10 +156,16 @@ func (d directory) Publish(ctx context.Context, aor string, ttl time.Duration) e
 	if u == nil {
 		return errNotRunning
 	}
+	var err error
 	if ttl == 0 {
-		return u.Unregister(ctx, aor)
+		err = u.Unregister(ctx, aor)
+	} else {
+		err = u.Register(ctx, aor, ttl, "")
 	}
-	return u.Register(ctx, aor, ttl, "")
+	if err == nil {
+		d.k.publishCertificate(ctx, aor, ttl)
+	}
+	return err
 }
 
 // How long a person of the mission who is not found is looked for. Whoever registered at another kit a moment ago is in
