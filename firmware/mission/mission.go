@@ -122,6 +122,10 @@ func New(name string, opt Options) (*Mission, error) {
 	if err := validateText("name", name, 1, 64); err != nil {
 		return nil, err
 	}
+	if opt.SelfSigned && len(opt.Enrol) > 0 {
+		// RFC 6940 §11.3 and §11.3.1 each say what a node MUST do, and it cannot do both.
+		return nil, fmt.Errorf("%w: either self-signed certificates or an enrolment server", ErrInvalid)
+	}
 	if opt.Overlay == "" {
 		opt.Overlay = overlayName(name)
 	}

@@ -124,6 +124,9 @@ func TestEnrolMission(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := New("relief", Options{Enrol: []string{url}, SelfSigned: true}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("self-signed and enrolled: %v", err)
+	}
 	if _, err := New("relief", Options{Enrol: []string{"http://in.the.clear"}}); err == nil {
 		t.Error("an enrolment server without TLS")
 	}
