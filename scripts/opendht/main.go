@@ -134,7 +134,58 @@ func compare(ctx context.Context, o options) error {
 	if err := rest(ctx, o.settle/2); err != nil {
 		return err
 	}
-	return idle(ctx, o, hosts, fmt.Sprintf("idle, %d values stored", o.gets))
+	if err := idle(ctx, o, hosts, fmt.Sprintf("idle, %d values stored", o.gets)); err != nil {
+		return err
+	}
+	return loss(ctx, hosts)
+}
+
+// loss kills both peers of one host and prints how long it takes until the others know.
+func loss(ctx context.Context, hosts []*host) error {
+	const limit = 3 * time.Minute
+	dead, left := hosts[len(hosts)-1], hosts[:len(hosts)-1]
+	line, err := dead.dht.ask(ctx, "OpenDHT node ", "ll")
+	if err != nil {
+		return fmt.Errorf("ID of a dhtnode: %w", err)
+	}
+	id, _, _ := strings.Cut(line, " ")
+	knew := 0
+	for _, h := range left {
+		good, err := h.dht.lists(ctx, "lr", id+" ", "[good]")
+		if err != nil {
+			return err
+		}
+		if good {
+			knew++
+		}
+	}
+	if err := errors.Join(dead.ours.cmd.Process.Kill(), dead.dht.cmd.Process.Kill()); err != nil {
+		return fmt.Errorf("end of a host's peers: %w", err)
+	}
+	began := time.Now()
+	if err := waitRing(ctx, left); err != nil {
+		return err
+	}
+	fmt.Printf("\na host's peers are killed\n  all %d others of ours have closed the ring after %v\n", len(left), time.Since(began).Round(100*time.Millisecond))
+	for {
+		good := 0
+		for _, h := range left {
+			still, err := h.dht.lists(ctx, "lr", id+" ", "[good]")
+			if err != nil {
+				return err
+			}
+			if still {
+				good++
+			}
+		}
+		if took := time.Since(began); good == 0 || took > limit {
+			fmt.Printf("  of %d dhtnodes that knew it as good, %d still do after %v\n", knew, good, took.Round(time.Second))
+			return nil
+		}
+		if err := rest(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 }
 
 // build makes the hosts and their cable: a bridge of the kernel's or, with a delay, a switch that keeps frames back.
@@ -441,15 +492,23 @@ func (p *process) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.in, format+"\n", args...)
 }
 
-// ask gives a command and returns what follows prefix in the first line of the answer that has it.
-func (p *process) ask(ctx context.Context, prefix, format string, args ...any) (string, error) {
-	for old := true; old; {
+// drain forgets what was said before.
+func (p *process) drain() {
+	for {
 		select {
-		case _, old = <-p.lines:
+		case _, ok := <-p.lines:
+			if !ok {
+				return
+			}
 		default:
-			old = false
+			return
 		}
 	}
+}
+
+// ask gives a command and returns what follows prefix in the first line of the answer that has it.
+func (p *process) ask(ctx context.Context, prefix, format string, args ...any) (string, error) {
+	p.drain()
 	p.say(format, args...)
 	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
@@ -471,9 +530,16 @@ func (p *process) ask(ctx context.Context, prefix, format string, args ...any) (
 	}
 }
 
-// holds asks a dhtnode whether it stores values of a key: it lists them, and ends the list of what it was asked next.
-func (p *process) holds(ctx context.Context, key string) (held bool, err error) {
-	p.say("ld %s", key)
+// holds asks a dhtnode whether it stores values of a key: "Storage KEY empty" or "Storage KEY 0 list., 1 values (15 bytes)".
+func (p *process) holds(ctx context.Context, key string) (bool, error) {
+	return p.lists(ctx, "ld "+key, "Storage "+key, " values (")
+}
+
+// lists gives a dhtnode a command and tells whether a line of its answer holds both strings. The answer ends where that to the
+// next question begins.
+func (p *process) lists(ctx context.Context, command, one, other string) (found bool, err error) {
+	p.drain()
+	p.say("%s", command)
 	p.say("ll")
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -483,13 +549,13 @@ func (p *process) holds(ctx context.Context, key string) (held bool, err error) 
 			switch {
 			case !ok:
 				return false, errors.New("dhtnode has ended")
-			case strings.Contains(line, "Storage "+key): // "… empty" or "… 0 list., 1 values (15 bytes)"
-				held = strings.Contains(line, " values (")
+			case strings.Contains(line, one) && strings.Contains(line, other):
+				found = true
 			case strings.Contains(line, "Storage has"):
-				return held, nil
+				return found, nil
 			}
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return false, fmt.Errorf("dhtnode's answer to %q: %w", command, ctx.Err())
 		}
 	}
 }
