@@ -76,8 +76,9 @@ func (t *Transport) prepareDirect(context.Context) (*Attempt, error) {
 	return a, nil
 }
 
-// open makes the sockets on one address and their candidates. Those over UDP come first: no head-of-line blocking
-// (RFC 6940 §6.5.1.6). Each is a passive candidate in the sense of §6.6.5: somebody listens there.
+// open makes the sockets on one address and their candidates. "Highest priority is assigned to protocols that offer
+// well-understood congestion and flow control without head-of-line blocking" (RFC 6940 §6.5.1.6): here that is UDP, whose
+// sender has the congestion control of TCP (docs/adr/0022), and TCP comes second. Each is a passive candidate in the sense of §6.6.5: somebody listens there.
 func (d *direct) open(a *Attempt, addr netip.Addr, i int) error {
 	var errs []error
 	offer := func(link uint8, local net.Addr, preference int) {

@@ -355,6 +355,33 @@ func TestNoICESilentStrangersLeaveRoom(t *testing.T) {
 	}
 }
 
+// "Highest priority is assigned to protocols that offer well-understood congestion and flow control without head-of-line
+// blocking … Second highest … TCP" (RFC 6940 §6.5.1.6): all of the first kind before any of the second, and in the order
+// of the addresses.
+func TestNoICEPriorities(t *testing.T) {
+	m := newMission(t)
+	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.3"), loopback, netip.MustParseAddr("127.0.0.2")}
+	a := m.transport(noICE("TLS"), func(c *Config) { c.Addresses = func() []netip.Addr { return addrs } })
+	try, err := a.Prepare(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = try.Close() }()
+	var got []string
+	last := uint32(1 << 31)
+	for _, c := range try.Local().Candidates {
+		got = append(got, fmt.Sprint(c.Link, c.Addr.Addr()))
+		if c.Priority >= last || c.Priority>>24 != hostPreference || c.Priority&0xff != 255 {
+			t.Errorf("priority %#x after %#x", c.Priority, last)
+		}
+		last = c.Priority
+	}
+	want := []string{"3 127.0.0.3", "3 127.0.0.1", "3 127.0.0.2", "4 127.0.0.3", "4 127.0.0.1", "4 127.0.0.2"}
+	if !slices.Equal(got, want) {
+		t.Errorf("candidates %v, want %v", got, want)
+	}
+}
+
 // Links without ICE over IPv6, and between kits of which one has IPv4 alone.
 func TestNoICEAddressFamilies(t *testing.T) {
 	v6 := netip.IPv6Loopback()
