@@ -98,6 +98,7 @@ var allowed = map[string][]string{
 	"overlay/turn":           {"overlay/wire", "overlay/stun"},
 	"overlay/turnusage":      {"overlay/wire", "overlay/ident", "overlay/node", "overlay/link", "overlay/stun"},
 	"overlay/sipusage":       {"overlay/wire", "overlay/ident", "overlay/node"},
+	"overlay/certusage":      {"overlay/wire", "overlay/ident", "overlay/node"},
 	"sip/registrar":          {},
 	"sip/proxy":              {},
 	"sip/media":              {},
