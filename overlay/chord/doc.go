@@ -1,14 +1,15 @@
-// Package chord is the CHORD-RELOAD topology plug-in of RFC 6940 §10 as a pure state machine:
-// which peers to find, attach to, tell and route through. It does no I/O, knows no clock but the
-// one it is handed and no randomness but the source in its Config, so that a whole overlay of
-// States runs in a test, in virtual time, the same way every time.
+// Package chord is the topology plug-in CHORD-RELOAD of RFC 6940 §10, and CHORD-SELF-TUNING of RFC 7363,
+// as a pure state machine: which peers to find, attach to, tell and route through. It does no I/O, knows
+// no clock but the one it is handed and no randomness but the source in its Config, so that a whole
+// overlay of States runs in a test, in virtual time, the same way every time.
 //
 //	out := state.Step(now, input)   // for every event; carry the outputs out in their order
 //	timer.Reset(state.Deadline())   // then hand in Tick when it is reached
 //
-// A State belongs to one goroutine, the loop of package node. The queries (NextHop, Responsible,
-// ReplicaSet, Plausible, Snapshot) may be called between Steps by the same goroutine only. They
-// return copies.
+// A State belongs to one goroutine, the owner of the peer it is in. The queries (NextHop, Responsible,
+// ReplicaSet, Plausible, Finger, Tuning, Snapshot) may be called between Steps by the same goroutine
+// only. Lists in outputs are shared with the State and must not be written to; those that queries return
+// are copies.
 //
 // # Life of a peer
 //
@@ -19,13 +20,17 @@
 // merged with. See docs/adr/0002-joining-and-merging.md.
 //
 // A peer counts as a member of the ring, that is as a neighbour and for routing, when it is
-// attached and has sent an Update or a Join since. Up to Config.FullMesh peers everyone attaches
-// to everyone it hears of and the neighbours are the nearest of all; above that only to those that
-// would be neighbours.
+// attached and has sent an Update or a Join since.
+//
+// # Small rings and large ones
+//
+// Up to Config.FullMesh peers everyone attaches to everyone it hears of, and the neighbours are the
+// nearest of all. Above that a peer keeps its neighbours, its fingers and those whose neighbour or finger
+// it is, up to Config.MaxPeers; it remembers few others. Routing goes by all of them. See
+// docs/adr/0011-fingers-and-stabilisation.md and docs/adr/0023-self-tuning.md.
 //
 // # What it does not do
 //
-// It keeps no finger table yet: above Config.FullMesh peers routes follow neighbours and whatever
-// else is connected, which is right but takes more hops. Signatures, the binding of a request to
-// its link, glare between two Attaches and retransmission are node's.
+// Signatures, the binding of a request to its link, glare between two Attaches and retransmission are the
+// peer's. It does not notice that a link is dead; it is told.
 package chord

@@ -89,7 +89,7 @@ func TestRingInvariants(t *testing.T) {
 					for range 40 {
 						switch n := m.rand.IntN(4); {
 						case n < 2 || len(m.ids) < 4:
-							m.start(m.randomID())
+							m.admit(m.randomID())
 						case n == 2 && m.rand.IntN(2) == 0:
 							gone := m.ids[m.rand.IntN(len(m.ids))]
 							m.leave(gone)
@@ -103,6 +103,19 @@ func TestRingInvariants(t *testing.T) {
 			})
 		}
 	}
+}
+
+// admit starts a kit and waits until it is in the ring: two newcomers that find each other first would be
+// a ring of their own, and merge later. Discovery shows others to it until it is.
+func (m *sim) admit(id wire.NodeID) {
+	n := m.start(id)
+	for range 60 {
+		if m.run(time.Second); n.state.phase == Member {
+			return
+		}
+		m.discover(id)
+	}
+	m.t.Fatalf("%v is not in the ring after a minute: %v", id, n.state.phase)
 }
 
 // leave lets a kit say good-bye and go.

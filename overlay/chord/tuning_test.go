@@ -194,7 +194,7 @@ func TestSelfTuning(t *testing.T) {
 	m.run(10 * time.Minute)
 	t.Logf("a quiet hour later: every %.0f s; %.0f B/s per kit, %v", quiet, float64(m.cost.bytes+m.cost.linkUps)/float64(n)/600, m.cost.what)
 
-	m.churn(n, session, 5*time.Minute)
+	m.churn(n, session, 10*time.Minute)
 	again, _ := m.middle(func(s *State) float64 { return s.tuning.every.Seconds() })
 	t.Logf("churn again: every %.0f s", again)
 	if again > quiet/2 {
