@@ -78,8 +78,8 @@ func (x *run) churn() {
 	x.figure("right ring after the churn", d.Seconds(), "s")
 	x.Run(quiet)
 	mine := slices.DeleteFunc(slices.Clone(x.records), func(r *record) bool { return !r.kit.alive || r.written == 0 })
-	x.mustRead("after the churn", x.living(), x.sample(mine, 2000))
-	x.mustHold("after the churn", r, x.sample(mine, 2000))
+	x.mustRead("after the churn", x.living(), sample(x.World, mine, 2000))
+	x.mustHold("after the churn", r, sample(x.World, mine, 2000))
 	x.neverForged()
 }
 

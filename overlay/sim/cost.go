@@ -15,13 +15,13 @@ const (
 	goodbye      = 2 + dtlsRecord + udpIP // close_notify
 	bootBytes    = 2169                   // DTLS with cookie and both certificates, both directions
 	bootFlights  = 6
-	attachBytes  = 3560 // ICE checks and DTLS without cookie, both directions
+	attachBytes  = 3800 // ICE checks and DTLS without cookie, both directions
 	dtlsFlights  = 4
 	checkRequest = 112 + udpIP // a STUN Binding request
 	checkAnswer  = 64 + udpIP
 
 	// keepaliveRate is what ICE sends on an idle link, in bytes per second, both directions.
-	keepaliveRate = 43
+	keepaliveRate = 29
 )
 
 // Timing of overlay/link.
@@ -31,7 +31,7 @@ const (
 	maxFlight      = time.Second
 	bootFlight     = 300 * time.Millisecond // flights of a bootstrap link are sent again after this
 	connectTimeout = 15 * time.Second
-	consentEvery   = 10700 * time.Millisecond // between ICE's own checks of a link
+	consentEvery   = 16 * time.Second // between ICE's own checks of a link
 	consentTimeout = 35 * time.Second
 	bootIdle       = 2 * time.Minute
 	queueMessages  = 256

@@ -130,7 +130,7 @@ func TestCostsAreThoseOfRealLinks(t *testing.T) {
 			t.Errorf("attached link took %v, the model %v", b.took, want)
 		}
 		time.Sleep(2 * time.Second)
-		within(t, "bytes of an attached link", spent(), attachBytes, 3)
+		within(t, "bytes of an attached link", spent(), attachBytes, 8) // how many checks ICE makes is a matter of moments
 
 		begin()
 		const size = 500

@@ -56,7 +56,7 @@ func (x *run) neverForged() {
 		return r.kit == liar || !r.kit.alive || r.written == 0 || len(x.byAOR[r.aor]) > 1
 	})
 	open, tried, accepted := 0, 0, 0
-	for _, victim := range x.sample(victims, 5) {
+	for _, victim := range sample(x.World, victims, 5) {
 		owner := r.holders(victim.res)[0]
 		owner.genuine(victim, func(v wire.StoredData, certs []wire.Certificate) {
 			for _, f := range forgeries {
@@ -89,7 +89,7 @@ func (x *run) neverForged() {
 	x.wait(&open)
 	x.figure("forged values offered", float64(tried), "")
 	x.figure("forged values accepted", float64(accepted), "")
-	for _, rec := range x.sample(victims, 50) {
+	for _, rec := range sample(x.World, victims, 50) {
 		x.checkCopies(r, []*record{rec})
 	}
 }

@@ -9,15 +9,22 @@ import (
 	"fieldkit/overlay/wire"
 )
 
+// manyKits is from where on measurements take less of their time, since that is minutes of ours.
+const manyKits = 2000
+
 // ring grows a ring and measures it.
 func (x *run) ring() {
 	n := x.o.Nodes
 	before := heap()
 	kits := x.grow(n, 0)
 	x.figure("growth", x.Now().Seconds(), "s")
-	x.Run(2 * time.Minute) // fingers fill, discovery comes to rest
+	rest, joins := 2*time.Minute, 20
+	if n > manyKits {
+		rest, joins = time.Minute, 5
+	}
+	x.Run(rest) // fingers fill, discovery comes to rest
 	_, r := x.converge("rest", kits, convergeWithin)
-	x.idle(kits, 2*time.Minute)
+	x.idle(kits, rest)
 	x.figure("memory per kit", float64(heap()-before)/float64(n)/1024, "KiB")
 	if n > 1 {
 		rate := max(20, float64(n)/20)
@@ -29,12 +36,12 @@ func (x *run) ring() {
 			x.fail("%.2f %% of the lookups were answered by the right peer", q)
 		}
 	}
-	x.joins(kits, 20)
-	x.write(x.living(), 1)
+	x.joins(kits, joins)
+	x.write(sample(x.World, x.living(), manyKits), 1)
 	x.Run(quiet)
 	_, r = x.converge("end", x.living(), convergeWithin)
-	x.mustRead("end", x.living(), x.sample(x.records, 2000))
-	x.mustHold("end", r, x.sample(x.records, 2000))
+	x.mustRead("end", x.living(), x.records)
+	x.mustHold("end", r, x.records)
 	x.neverForged()
 }
 
@@ -84,7 +91,7 @@ func (x *run) joins(kits []*Kit, count int) {
 		took = append(took, x.k.now.since(begun))
 		sent, received = append(sent, k[0].ledger.Messages), append(received, k[0].received)
 		bytes = append(bytes, k[0].ledger.Wire())
-		x.Run(5 * time.Second)
+		x.Run(2 * time.Second)
 	}
 	slices.Sort(took)
 	slices.Sort(sent)
@@ -97,13 +104,13 @@ func (x *run) joins(kits []*Kit, count int) {
 	x.figure("join, bytes sent by the newcomer, median", float64(quantile(bytes, 0.5)), "B")
 }
 
-// sample takes n records at random, or all if there are fewer.
-func (x *run) sample(records []*record, n int) []*record {
-	list := slices.Clone(records)
+// sample takes n of a list at random, or all if there are fewer.
+func sample[T any](w *World, list []T, n int) []T {
+	list = slices.Clone(list)
 	if len(list) <= n {
 		return list
 	}
-	x.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	w.rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list[:n]
 }
 
