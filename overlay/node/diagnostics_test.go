@@ -212,3 +212,38 @@ func TestDiagnosticsAccess(t *testing.T) {
 		}
 	})
 }
+
+// In a ring that everyone sees whole a request names the responsible peer and is there after one hop. By the rule of RFC
+// 6940 §10.3 alone it would go to the last peer before the resource first.
+func TestResponsiblePeerIsOneHopAway(t *testing.T) {
+	w := newWorld(t, 6, nodetest.Conditions{Delay: time.Millisecond})
+	synctest.Test(t, func(t *testing.T) {
+		w.t = t
+		defer w.stop()
+		w.together()
+		w.ring(30*time.Second, w.kits...)
+		time.Sleep(10 * time.Second)
+		asker := w.kits[0]
+		for i := range 30 {
+			res := asker.Node.ResourceID(fmt.Sprint(i))
+			owner := responsible(position(t, res), w.kits)
+			h, err := asker.Node.PingDiagnostics(t.Context(), 0, wire.ToResource(res))
+			if err != nil || h.Peer != owner.ID() {
+				t.Fatalf("answered by %v, %v; want %v", h.Peer, err, owner.ID())
+			}
+			hops := w.mission.Document.InitialTTL - h.Response.HopCounter
+			if want := uint8(1); owner != asker && hops != want {
+				t.Errorf("%d hops to %v", hops, owner.ID())
+			}
+		}
+		// If it dies, the retransmission finds the one that is responsible then.
+		dead := w.kits[3]
+		if err := dead.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		p, err := asker.Node.Ping(t.Context(), wire.ToResource(ident.AsResource(dead.ID())))
+		if live := responsible(dead.ID(), append(w.kits[:3:3], w.kits[4:]...)); err != nil || p.Peer != live.ID() {
+			t.Errorf("after its death: %v, %v; want %v", p.Peer, err, live.ID())
+		}
+	})
+}

@@ -148,7 +148,7 @@ func TestResponderIsCloseEnough(t *testing.T) {
 					res := target.Load()
 					switch {
 					case res == nil:
-					case k == asker && m.Code == wire.PingReq && len(m.Dest) == 1 && m.Dest[0].Resource == *res:
+					case k == asker && m.Code == wire.PingReq && m.Dest[len(m.Dest)-1].Resource == *res:
 						asked.Store(m.TransactionID)
 					case k == owner.Load() && m.Code == wire.PingAns && m.TransactionID == asked.Load() && lies.Add(-1) >= 0:
 						signAs(t, m, liar.Load())

@@ -83,7 +83,7 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 		},
 		txns: make(map[uint64]*transaction),
 		store: storage.New(storage.Config{
-			Kinds: d.Kinds, IDLen: d.NodeIDLength, MaxPush: max(int(d.MaxMessageSize)-1500, 1000),
+			Kinds: d.Kinds, Self: cfg.ID, IDLen: d.NodeIDLength, MaxPush: max(int(d.MaxMessageSize)-1500, 1000),
 		}),
 		kinds: &kindSet{doc: d},
 		clock: storageClock{last: cfg.StorageTime, reserved: cfg.StorageTime},

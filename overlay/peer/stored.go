@@ -143,13 +143,11 @@ func (p *Peer) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Tar
 		out = append(out, storage.Target{Node: set[0], Replica: 1})
 	}
 	if !only.IsZero() {
-		kept := out[:0]
-		for _, t := range out {
-			if t.Node == only {
-				kept = append(kept, t)
+		for i := range out {
+			if out[i].Node != only {
+				out[i].Replica = 0 // ought to hold it, but not now
 			}
 		}
-		out = kept
 	}
 	return out
 }
@@ -164,12 +162,12 @@ func (p *Peer) replicate(res wire.ResourceID, only wire.NodeID) {
 	if room <= 0 {
 		return // each that lands calls again
 	}
-	pushes, _ := p.store.ForReplication(p.now, func(r wire.ResourceID) []storage.Target {
-		if res != "" && r != res {
-			return nil
-		}
-		return p.targets(r, only)
-	}, room)
+	var pushes []storage.Push
+	if res != "" {
+		pushes, _ = p.store.ReplicationOf(p.now, res, p.targets(res, only), room)
+	} else {
+		pushes, _ = p.store.ForReplication(p.now, func(r wire.ResourceID) []storage.Target { return p.targets(r, only) }, room)
+	}
 	for _, push := range pushes {
 		p.push(push)
 	}
