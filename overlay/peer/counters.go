@@ -19,6 +19,7 @@ type Counters struct {
 	Attaches, AttachesFailed, Glare                 uint64
 	Dials, DialsFailed, AppAttaches                 uint64
 	Replicated, ReplicaRefused, HandedOver, Refetch uint64
+	Restarts                                        uint64 // of members, noticed by the uptime in their Updates
 	TransfersDropped, FragmentsDropped              uint64
 	ConfigUpdates, ConfigRefuse                     uint64 // sent; refused
 }

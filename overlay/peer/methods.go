@@ -197,6 +197,7 @@ func (p *Peer) joinRequest(r *request) {
 		p.count.NotDirect++
 		p.fail(r, wire.ErrorForbidden, "joining_peer_id is not the signer")
 	case !p.notDirect(r):
+		p.store.Forget(j.Node) // who joins holds nothing, whatever it held in an earlier life
 		p.carryOut(p.step(chord.JoinReceived{From: j.Node}), r)
 	}
 }
@@ -237,6 +238,7 @@ func (p *Peer) updateRequest(r *request) {
 		return
 	}
 	p.answer(r, wire.UpdateAns, nil, nil)
+	p.upSince(r.peer.NodeID, u.Uptime)
 	p.tell(chord.UpdateReceived{From: r.peer.NodeID, Update: u})
 }
 

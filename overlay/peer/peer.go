@@ -24,30 +24,48 @@ type Peer struct {
 	rng    *rand.Rand
 	log    *slog.Logger
 
-	alarms alarms
-	self   []func() // work the peer gives itself, done before the turn ends
-	turn   bool     // a method is being carried out
+	schedule
+	chord   topology
+	topo    surroundings
+	conns   connections
+	txns    map[uint64]*transaction
+	ans     answers
+	frags   *wire.Reassembler
+	vias    viaLists
+	store   *storage.Store
+	clock   storageClock
+	repl    replication
+	fetches fetches
+	opening
+	configuration
+	measures
+}
 
-	chord topology
-	store *storage.Store
-	clock storageClock
-	conns connections
-	txns  map[uint64]*transaction
-	ans   answers
-	frags *wire.Reassembler
-	vias  viaLists
-	att   attaches
-	apps  appAttaches
-	disc  discovery
-	topo  surroundings
-	repl  replication
+// schedule is what is to be done, and when.
+type schedule struct {
+	alarms  alarms
+	self    []func() // work the peer gives itself, done before the turn ends
+	turn    bool     // a method is being carried out
+	closing bool
+}
 
+// opening are the connections that are being made.
+type opening struct {
+	att  attaches
+	apps appAttaches
+	disc discovery
+}
+
+// configuration is what is in force beside the document that the peer was made with.
+type configuration struct {
 	kinds   *kindSet
 	updates updates
-	fetches fetches
+}
+
+// measures count.
+type measures struct {
 	count   Counters
 	traffic traffic
-	closing bool
 }
 
 // params is what the configuration document says to this package, in its terms.
@@ -85,9 +103,9 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 		store: storage.New(storage.Config{
 			Kinds: d.Kinds, Self: cfg.ID, IDLen: d.NodeIDLength, MaxPush: max(int(d.MaxMessageSize)-1500, 1000),
 		}),
-		kinds: &kindSet{doc: d},
-		clock: storageClock{last: cfg.StorageTime, reserved: cfg.StorageTime},
-		frags: wire.NewReassembler(wire.ReassemblyLimits{Message: int(d.MaxMessageSize)}),
+		configuration: configuration{kinds: &kindSet{doc: d}},
+		clock:         storageClock{last: cfg.StorageTime, reserved: cfg.StorageTime},
+		frags:         wire.NewReassembler(wire.ReassemblyLimits{Message: int(d.MaxMessageSize)}),
 	}
 	c := cfg.Chord
 	c.Rand = p.rng

@@ -108,6 +108,7 @@ type replication struct {
 	next    *alarm
 	expiry  *alarm
 	members []wire.NodeID
+	began   map[wire.NodeID]time.Time // since when each member is up, by its Updates
 }
 
 // A push that failed is tried again after a pause, which grows: a value that nobody plausible holds for its
