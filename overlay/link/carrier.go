@@ -32,6 +32,7 @@ type session struct {
 
 	proof *sr.Reliability // the machine that carried the proofs of a shared-secret link; the link goes on with it
 	early [][]byte        // messages that came behind the far end's proof
+	shown []byte          // that proof, which may come again long after
 }
 
 // recordConn carries frames and messages, each whole. Write does not wait for the far end.

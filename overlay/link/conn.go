@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -194,6 +195,9 @@ func (l *Conn) run() {
 		at, ok := l.sr.Deadline()
 		l.mu.Unlock()
 		for _, o := range out {
+			if o.Kind == sr.Deliver && l.sess.shown != nil && bytes.Equal(o.Data, l.sess.shown) {
+				continue // the far end did not see our acknowledgement of its proof
+			}
 			if o.Kind == sr.Deliver && len(l.received) == cap(l.received) {
 				held = o.Data // one input delivers one message
 				continue

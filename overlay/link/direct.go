@@ -326,7 +326,7 @@ func (d *direct) dial(ctx context.Context, w *wanted) reached {
 			if chosen.Load() < 0 && len(rest) > 0 && tries < maxTries {
 				c, try := rest[0], tries
 				rest, tries = rest[1:], tries+1
-				one, cancel := context.WithCancel(ctx)
+				one, cancel := context.WithTimeout(ctx, d.t.cfg.HandshakeTimeout)
 				cancels[try], tried[try] = cancel, c
 				d.t.tasks.run(func() {
 					r := d.reach(one, c, w, func() bool {
@@ -367,6 +367,9 @@ func (d *direct) dial(ctx context.Context, w *wanted) reached {
 			d.refuse(ctx, tried[r.try].Addr, r.err)
 			errs = append(errs, fmt.Errorf("%v: %w", tried[r.try].Addr, r.err))
 			chosen.CompareAndSwap(int64(r.try), -1)
+			if errors.Is(r.err, context.DeadlineExceeded) { // lost packets, perhaps: again, after the others
+				rest = append(rest, tried[r.try])
+			}
 			if len(cancels) == 0 && (len(rest) == 0 || tries >= maxTries) {
 				return reached{err: errors.Join(errs...)}
 			}

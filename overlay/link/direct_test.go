@@ -140,11 +140,11 @@ func TestNoICEWrongCertificateClosesTheLink(t *testing.T) {
 			m := newMission(t)
 			a, b := m.transport(noICE(protocol)), m.transport(noICE(protocol))
 			another := m.identity().NodeID()
-			x, y := attachAs(testContext(t, time.Second), a, b, a.id(), another, (*Attempt).Connect)
+			x, y := attachAs(testContext(t, 600*time.Millisecond), a, b, a.id(), another, (*Attempt).Connect)
 			if x.err == nil || y.err == nil && !closedSoon(y.conn.Done()) {
 				t.Errorf("the offerer took another node: %v; answerer %v", x.err, y.err)
 			}
-			x, y = attachAs(testContext(t, time.Second), a, b, another, b.id(), (*Attempt).Connect)
+			x, y = attachAs(testContext(t, 600*time.Millisecond), a, b, another, b.id(), (*Attempt).Connect)
 			if y.err == nil || !errors.Is(y.err, ErrWrongPeer) {
 				t.Errorf("the answerer took another node: %v", y.err)
 			}
@@ -152,7 +152,7 @@ func TestNoICEWrongCertificateClosesTheLink(t *testing.T) {
 				t.Error("the offerer has a link whose far end refused it")
 			}
 			stranger := newMission(t).transport(noICE(protocol))
-			_, y = attach(testContext(t, time.Second), stranger, b, (*Attempt).Connect)
+			_, y = attach(testContext(t, 600*time.Millisecond), stranger, b, (*Attempt).Connect)
 			if !errors.Is(y.err, ErrUntrusted) {
 				t.Errorf("a stranger: %v", y.err)
 			}
@@ -353,6 +353,28 @@ func TestNoICESilentStrangersLeaveRoom(t *testing.T) {
 			exchange(t, x.conn, y)
 		})
 	}
+}
+
+// A candidate that answers and then falls silent, or a handshake that the network swallowed, is tried again while there is
+// time, and the others are.
+func TestNoICEStalledHandshakeIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, simnet.Config{Delay: 5 * time.Millisecond})
+		m := newMission(t)
+		a, b := m.simulatedAs(n, 1, noICE()), m.simulatedAs(n, 2, noICE())
+		start, client := time.Now(), netip.AddrFrom4([4]byte{10, 0, 0, 2})
+		n.Watch(func(p simnet.Packet) bool { // after the first ClientHello nothing of the client gets through for a while
+			since := time.Since(start)
+			return p.From.Addr() != client || since < 8*time.Millisecond || since > 7*time.Second
+		})
+		x, y := linked(t, a, b)
+		exchange(t, x, y)
+		if took := time.Since(start); took < 7*time.Second || took > 13*time.Second {
+			t.Errorf("linked after %v", took)
+		} else {
+			t.Logf("linked after %v", took)
+		}
+	})
 }
 
 // "Highest priority is assigned to protocols that offer well-understood congestion and flow control without head-of-line

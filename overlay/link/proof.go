@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -116,7 +117,8 @@ func (t *Transport) prove(ctx context.Context, s *session, want wire.NodeID) err
 		return err
 	}
 	conn := s.records.(dtlsRecords).Conn
-	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	m := sr.New(t.srConfig(0))
 	out := m.Step(t.cfg.Now(), sr.Input{Kind: sr.Send, Data: own}, nil)
 	out = m.Step(t.cfg.Now(), sr.Input{}, out)
@@ -127,6 +129,9 @@ func (t *Transport) prove(ctx context.Context, s *session, want wire.NodeID) err
 		}
 		at, waiting := m.Deadline()
 		if !waiting && s.peer != nil {
+			if !stop() { // too late: reads are being ended
+				return ctx.Err()
+			}
 			s.proof = m
 			return conn.SetReadDeadline(time.Time{})
 		}
@@ -167,6 +172,8 @@ func (t *Transport) proofStep(s *session, out []sr.Output, want wire.NodeID) (er
 			switch {
 			case s.peer == nil:
 				s.peer, err = t.checkProof(s, o.Data, want)
+				s.shown = o.Data
+			case bytes.Equal(o.Data, s.shown):
 			case len(s.early) >= maxEarly:
 				err = ErrQueueFull
 			default:
