@@ -73,14 +73,12 @@ func (s *State) makeRoom(id wire.NodeID) {
 // evict keeps the Connection Table within its limit: the least useful link goes. It reports whether
 // c itself had to.
 func (s *State) evict(c *contact) bool {
-	links := 0
+	if s.links() <= s.cfg.MaxPeers {
+		return false
+	}
 	var victim *contact
 	for _, p := range s.contacts {
-		if !p.ring.up {
-			continue
-		}
-		links++
-		if s.isNeighbour(p.id) || p == c && s.wouldNeighbour(c.id) {
+		if !p.ring.up || s.isNeighbour(p.id) || p == c && s.wouldNeighbour(c.id) {
 			continue
 		}
 		// Of equally useful ones the youngest: many new peers do not push out those that have stayed.
@@ -88,12 +86,22 @@ func (s *State) evict(c *contact) bool {
 			victim = p
 		}
 	}
-	if links <= s.cfg.MaxPeers || victim == nil {
+	if victim == nil {
 		return false
 	}
 	s.stats.LinksRefused++
 	s.drop(victim.id)
 	return victim == c
+}
+
+// links counts the entries of the Connection Table.
+func (s *State) links() (n int) {
+	for _, c := range s.contacts {
+		if c.ring.up {
+			n++
+		}
+	}
+	return n
 }
 
 // use ranks what a link that leads to no neighbour is good for.
@@ -118,13 +126,7 @@ func (s *State) spare(c *contact) {
 	if !s.large || !c.ring.ready || s.use(c) != 1 || s.isNeighbour(c.id) || c.ring.since.Add(spareFor).After(s.now) {
 		return
 	}
-	links := 0
-	for _, p := range s.contacts {
-		if p.ring.up {
-			links++
-		}
-	}
-	if links <= s.cfg.FullMesh {
+	if s.links() <= s.cfg.FullMesh {
 		return
 	}
 	s.stats.LinksSpared++

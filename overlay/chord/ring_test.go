@@ -35,16 +35,29 @@ func clockwise(a, b wire.NodeID) *big.Int {
 // k and MUST route the message to that node."
 func TestNextHopAgainstText(t *testing.T) {
 	m := newSim(t, 7)
-	for range 2000 {
+	for range 1000 {
 		self := m.randomID()
 		var others []wire.NodeID
-		for range m.rand.IntN(8) {
-			others = append(others, m.randomID())
+		// Few, or so many that most are fingers, some of them close together.
+		for range m.rand.IntN([]int{8, 60}[m.rand.IntN(2)]) {
+			id := m.randomID()
+			if m.rand.IntN(3) == 0 {
+				id, _ = wire.NodeIDFrom([]byte(pointIn(m.rand, self, 1+m.rand.IntN(40))))
+			}
+			others = append(others, id)
 		}
 		s := ringOf(t, self, others)
+		for i, id := range s.fingers.ids {
+			if !id.IsZero() && (!slices.Contains(others, id) || bucket(self, id) != i+1) {
+				t.Fatalf("finger %d of %v: %v", i+1, self, id)
+			}
+		}
 		k := m.randomID()
 		if len(others) > 0 && m.rand.IntN(4) == 0 {
 			k = others[0]
+		}
+		if m.rand.IntN(4) == 0 {
+			k, _ = wire.NodeIDFrom([]byte(pointIn(m.rand, self, 1+m.rand.IntN(45))))
 		}
 		if m.rand.IntN(8) == 0 {
 			k = self

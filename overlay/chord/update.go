@@ -202,11 +202,11 @@ func (s *State) betterFor(id wire.NodeID, u wire.ChordUpdate, had []wire.NodeID)
 	n := s.cfg.Neighbours
 	near = true
 	for _, m := range s.members {
-		if m == id || slices.Contains(u.Successors, m) || slices.Contains(u.Predecessors, m) || slices.Contains(had, m) {
+		if len(u.Successors) >= n && !between(id, m, u.Successors[n-1]) &&
+			len(u.Predecessors) >= n && !between(u.Predecessors[n-1], m, id) || m == id {
 			continue
 		}
-		if len(u.Successors) < n || between(id, m, u.Successors[n-1]) ||
-			len(u.Predecessors) < n || between(u.Predecessors[n-1], m, id) {
+		if !slices.Contains(u.Successors, m) && !slices.Contains(u.Predecessors, m) && !slices.Contains(had, m) {
 			useful = true
 			near = near && s.isNeighbour(m)
 		}
@@ -331,8 +331,8 @@ func (s *State) emitUpdate(c *contact) {
 	}
 	c.ring.pending, c.ring.told, c.ring.owed = 0, true, false
 	wait := s.cfg.UpdateInterval
-	if !s.large && !s.isNeighbour(c.id) {
-		wait *= 4 // no neighbour; in a full mesh it hears of everyone from its own
+	if !s.isNeighbour(c.id) {
+		wait *= 4 // what it has to know it hears from its own neighbours
 	}
 	c.ring.updateAt = s.now.Add(s.jitter(wait))
 	s.stats.UpdatesSent++
