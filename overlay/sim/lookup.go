@@ -33,6 +33,7 @@ const (
 
 	fragmentOffset = 1<<24 - 1
 	lookupDest     = 3 + wire.MinNodeIDLen // one Resource-ID
+	namedDest      = 2 + wire.MinNodeIDLen // a Node-ID
 )
 
 // observe counts a message that arrived by its method, and notes how far requests to Resource-IDs have come: the TTL
@@ -54,7 +55,8 @@ func (w *World) observe(b []byte) {
 	m := &w.methods[min(int(code), len(w.methods)-1)]
 	m.Messages++
 	m.Bytes += uint64(len(b))
-	if w.hops != nil && code.IsRequest() && dest == lookupDest && wire.DestinationType(b[to]) == wire.DestResource {
+	// Where the whole ring is known the responsible peer is named before the resource.
+	if w.hops != nil && code.IsRequest() && (dest == lookupDest || dest == lookupDest+namedDest) && wire.DestinationType(b[to+dest-lookupDest]) == wire.DestResource {
 		w.hops[binary.BigEndian.Uint64(b[headerID:])] = int(w.doc.InitialTTL) - int(b[headerTTL])
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"fieldkit/overlay/peer"
 )
 
 // Options say how a scenario is run. Zero fields get the scenario's own values.
@@ -137,6 +139,7 @@ func Scenarios() []Scenario {
 		{Name: "churn", Help: "kits die and new ones come, median session 1.4 minutes", Nodes: 1000, run: (*run).churn},
 		{Name: "loss", Help: "kits powered up within one second where a fifth of all packets is lost", Nodes: 16, Loss: 0.2, run: (*run).singletons},
 		{Name: "deaths", Help: "three kits of ten die at once", Nodes: 64, run: (*run).deaths},
+		{Name: "restart", Help: "kits are switched off and on again, and have lost what they stored", Nodes: 20, run: (*run).restart},
 		{Name: "split", Help: "a ring is split, both sides write, they meet again", Nodes: 32, run: (*run).split},
 		{Name: "mix", Help: "random starts, deaths, restarts, splits, merges and writes; what soak runs", Nodes: 12, run: (*run).mix},
 	}
@@ -366,8 +369,8 @@ func (x *run) bounded() {
 
 // Limits that a peer promises to keep.
 const (
-	maxLinks        = 64
-	maxTransactions = 512
+	maxLinks        = peer.MaxLinks
+	maxTransactions = peer.MaxTransactions
 	maxStored       = 8 << 20
 )
 
@@ -421,6 +424,8 @@ func Soak(seed uint64) (string, Options) {
 	case 4:
 		o.Nodes = min(o.Nodes, 10)
 		return "loss", o
+	case 5:
+		return "restart", o
 	}
 	return "mix", o
 }

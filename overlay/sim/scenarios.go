@@ -276,6 +276,34 @@ func (x *run) deaths() {
 	x.neverForged()
 }
 
+// restart switches kits off and on again, one after the other, faster than their silence is noticed or slower. What they
+// stored for others is gone with them, their copies are not.
+func (x *run) restart() {
+	kits := x.grow(x.o.Nodes, 0)
+	x.write(kits, 2)
+	x.Run(time.Minute)
+	before := x.readable(kits, x.records)
+	for _, k := range sample(x.World, kits, max(x.o.Nodes/5, 1)) {
+		k.stop()
+		x.Run(200*time.Millisecond + x.spread(restartWithin))
+		if err := k.start(); err != nil {
+			x.fail("%v", err)
+			return
+		}
+		d, _ := x.converge("restarted", kits, convergeWithin)
+		x.figure("right ring after", d.Seconds(), "s")
+		x.Run(20 * time.Second)
+		if n := x.notReadable(kits, before); n > 0 && x.o.Nodes > 1 {
+			x.fail("restarted: %d of %d registrations are not readable 20 s after kit %d is back", n, len(before), k.n)
+		}
+	}
+	x.Run(quiet)
+	_, r := x.converge("rest", kits, convergeWithin)
+	x.mustRead("restarted", kits, before)
+	x.mustHold("restarted", r, x.records)
+	x.neverForged()
+}
+
 // split cuts a ring in two, has both sides write, and lets them meet.
 func (x *run) split() {
 	kits := x.grow(x.o.Nodes, 0)

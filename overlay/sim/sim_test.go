@@ -106,6 +106,23 @@ func TestThreeOfTenDie(t *testing.T) {
 	}
 }
 
+// A kit that was off for a moment has lost what it stored for others. It is given all of that again, whether its silence
+// was noticed or not, and in a ring where those who wrote it see nothing of that.
+func TestRestartedKitsAreGivenBackWhatTheyHeld(t *testing.T) {
+	for _, n := range []int{3, 20, 40} {
+		if n > 20 && testing.Short() {
+			continue
+		}
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			r := runScenario(t, "restart", Options{Nodes: n, Seed: 1})
+			if late := r.Value("registrations readable only after their refresh"); late > 0 {
+				t.Errorf("%.0f registrations had to wait for their writers", late)
+			}
+		})
+	}
+}
+
 func TestBothSidesOfASplitWrite(t *testing.T) {
 	for _, n := range []int{2, 5, 20} {
 		if n > 5 && testing.Short() {
