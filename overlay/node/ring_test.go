@@ -168,7 +168,7 @@ func TestSignsOfLife(t *testing.T) {
 			})
 		})
 	}
-	if idle["checks"] > idle["pings"]/2 {
+	if idle["checks"] > 0.6*idle["pings"] {
 		t.Errorf("%.0f byte/s with checks, %.0f without", idle["checks"], idle["pings"])
 	}
 }
