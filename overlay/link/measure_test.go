@@ -61,11 +61,11 @@ func TestCostOfALink(t *testing.T) {
 		change     func(*Config)
 		most, msgs int // bytes and packets of both sides
 	}{
-		{"ICE, RTT 2 ms", time.Millisecond, noChange, 3000, 22},
-		{"ICE, RTT 200 ms", 100 * time.Millisecond, noChange, 8000, 60},
+		{"ICE, RTT 2 ms", time.Millisecond, noChange, 4500, 34},
+		{"ICE, RTT 200 ms", 100 * time.Millisecond, noChange, 9500, 76},
 		{"no ICE, RTT 2 ms", time.Millisecond, noICE(onlyUDP), 2600, 12},
 		{"no ICE, RTT 200 ms", 100 * time.Millisecond, noICE(onlyUDP), 2600, 12},
-		{"ICE, shared secret, RTT 2 ms", time.Millisecond, shared, 4000, 30},
+		{"ICE, shared secret, RTT 2 ms", time.Millisecond, shared, 5500, 42},
 		{"no ICE, shared secret, RTT 2 ms", time.Millisecond, psk, 3600, 20},
 	} {
 		c, took := handshakeCost(t, p.delay, p.change)
