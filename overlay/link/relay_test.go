@@ -123,6 +123,11 @@ func TestAttachThroughAThirdKit(t *testing.T) {
 		if !x.Relayed() || !y.Relayed() {
 			t.Error("the link is not known to be relayed")
 		}
+		for i, want := range []int64{1, 0, 1} {
+			if got := l.kits[i].Stats().Relayed; got != want {
+				t.Errorf("kit %d counts %d relayed links, want %d", i, got, want)
+			}
+		}
 		for _, k := range []*Transport{a, c} { // it is no way to a server: there is nobody at that address
 			if n := k.Neighbours(); len(n) != 1 || n[0].Node != l.kits[1].id() {
 				t.Errorf("neighbours %+v", n)

@@ -62,6 +62,7 @@ type transportStats struct {
 type Stats struct {
 	Conns             int64 `json:"conns"`              // links open
 	AppConns          int64 `json:"app_conns"`          // application connections open
+	Relayed           int64 `json:"relayed"`            // of both, those through a relay
 	Attempts          int64 `json:"attempts"`           // between Prepare and the end of Connect
 	BootstrapSessions int64 `json:"bootstrap_sessions"` // on the bootstrap port, handshakes included
 
@@ -141,7 +142,14 @@ func (t *Transport) Close() error {
 // Stats returns the counters.
 func (t *Transport) Stats() Stats {
 	s := &t.stats
+	var relayed int64
+	for _, c := range t.links.all() {
+		if c.Relayed() {
+			relayed++
+		}
+	}
 	return Stats{
+		Relayed: relayed,
 		Conns: s.conns.Load(), AppConns: s.appConns.Load(), Attempts: s.attempts.Load(),
 		BootstrapSessions: s.bootstrapSessions.Load() + s.tcpSessions.Load(),
 		Handshakes:        s.handshakes.Load(), HandshakesFailed: s.handshakesFailed.Load(),
