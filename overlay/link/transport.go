@@ -150,7 +150,7 @@ func (t *Transport) Stats() Stats {
 	}
 	return Stats{
 		Relayed: relayed,
-		Conns: s.conns.Load(), AppConns: s.appConns.Load(), Attempts: s.attempts.Load(),
+		Conns:   s.conns.Load(), AppConns: s.appConns.Load(), Attempts: s.attempts.Load(),
 		BootstrapSessions: s.bootstrapSessions.Load() + s.tcpSessions.Load(),
 		Handshakes:        s.handshakes.Load(), HandshakesFailed: s.handshakesFailed.Load(),
 		Refused: s.refused.Load(), RefusedUnreported: s.refusedUnreported.Load(),
