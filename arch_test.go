@@ -92,7 +92,7 @@ var allowed = map[string][]string{
 	"overlay/discovery":      {},
 	"overlay/client":         {"overlay/wire", "overlay/ident", "overlay/chord"},
 	"overlay/peer":           {"overlay/wire", "overlay/config", "overlay/ident", "overlay/chord", "overlay/client", "overlay/storage"},
-	"overlay/sim":            {"overlay/wire", "overlay/config", "overlay/ident", "overlay/peer"},
+	"overlay/sim":            {"overlay/wire", "overlay/config", "overlay/ident", "overlay/link/sr", "overlay/peer"},
 	"overlay/node":           {"overlay/wire", "overlay/ident", "overlay/chord", "overlay/storage", "overlay/peer"},
 	"overlay/stun":           {},
 	"overlay/turn":           {"overlay/wire", "overlay/stun"},

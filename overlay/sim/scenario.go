@@ -180,7 +180,7 @@ func Run(name string, o Options) (*Report, error) {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return nil, fmt.Errorf("scenario %s: %d nodes, want 1 to %d", name, o.Nodes, MaxNodes)
-	case o.Rings > o.Nodes*o.Rings || o.Rings < 0 || o.Rings*o.Nodes > MaxNodes:
+	case o.Rings < 0 || o.Rings > MaxNodes/o.Nodes:
 		return nil, fmt.Errorf("scenario %s: %d rings of %d nodes, together at most %d", name, o.Rings, o.Nodes, MaxNodes)
 	case net.Loss < 0 || net.Loss >= 1 || net.Delay < 0 || net.Jitter < 0:
 		return nil, fmt.Errorf("scenario %s: network %+v", name, net)

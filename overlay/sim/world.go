@@ -34,7 +34,6 @@ type Config struct {
 	Real  bool // ECDSA instead of a keyed hash: small numbers of kits only
 	Kits  int  // how many there will be, about
 	Known int  // kits that discovery shows to a newcomer; 0: all on its island, as mDNS on one link does
-	Chord func(*config.Chord)
 }
 
 // Counts are what the simulator itself counted.
@@ -87,9 +86,6 @@ func New(cfg Config) (*World, error) {
 	}
 	if cfg.Kits > 1000 {
 		w.doc.InitialTTL = 32 // RFC 6940 §13.6.5: log2 N + 5 bounds the path; this leaves room while rings grow
-	}
-	if cfg.Chord != nil {
-		cfg.Chord(&w.doc.Chord)
 	}
 	return w, nil
 }
@@ -155,7 +151,6 @@ type Kit struct {
 	self   *ident.Peer
 	ident  *identity
 	peer   *peer.Peer
-	born   instant
 
 	ends     []*End
 	ledger   Ledger
@@ -212,7 +207,7 @@ func (k *Kit) start() error {
 	if err != nil {
 		return fmt.Errorf("simulated kit %d: %w", k.n, err)
 	}
-	k.peer, k.alive, k.born = p, true, w.k.now
+	k.peer, k.alive = p, true
 	k.received = 0
 	k.usage.begin(k)
 	k.discover()

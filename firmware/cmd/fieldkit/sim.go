@@ -69,14 +69,10 @@ func (c simCommand) show(r *sim.Report) error {
 
 // soak runs seed after seed over all scenarios, and stops at the first that breaks a rule.
 func (c simCommand) soak(ctx context.Context) error {
-	begun := time.Now()
+	begun, done := time.Now(), 0
 	runs := map[string]int{}
-	for i := range c.Seeds {
-		if ctx.Err() != nil || time.Since(begun) > c.Within {
-			fmt.Printf("stopped after %d of %d seeds\n", i, c.Seeds)
-			break
-		}
-		name, o := sim.Soak(c.Seed + uint64(i))
+	for ; done < c.Seeds && ctx.Err() == nil && time.Since(begun) < c.Within; done++ {
+		name, o := sim.Soak(c.Seed + uint64(done))
 		r, err := sim.Run(name, o)
 		if err != nil {
 			return err
@@ -93,7 +89,7 @@ func (c simCommand) soak(ctx context.Context) error {
 			fmt.Printf("%-10s %4d runs, no rule broken\n", s.Name, n)
 		}
 	}
-	fmt.Printf("seeds %d to %d, %.0f s\n", c.Seed, c.Seed+uint64(c.Seeds)-1, time.Since(begun).Seconds())
+	fmt.Printf("%d of %d seeds from %d on, %.0f s\n", done, c.Seeds, c.Seed, time.Since(begun).Seconds())
 	return nil
 }
 
