@@ -424,6 +424,34 @@ func TestShortKeyExchangeIsDropped(t *testing.T) {
 	exchange(t, x, y)
 }
 
+// What the guard lets through the library reads without harm.
+func FuzzKeyExchange(f *testing.F) {
+	for _, body := range [][]byte{{0, 1, 'x', 1, 9}, {0, 1, 'x'}, {0, 0}, {}, {0, 0, 3}, {0, 0, 3, 0, 29, 1, 7}, {255, 255, 1}} {
+		for _, kind := range []byte{handshakeServerKeyExchange, handshakeClientKeyExchange} {
+			n := byte(len(body))
+			f.Add(append([]byte{kind, 0, 0, n, 0, 1, 0, 0, 0, 0, 0, n}, body...))
+		}
+	}
+	kx := dtls.CipherSuiteKeyExchangeAlgorithmEcdhe | dtls.CipherSuiteKeyExchangeAlgorithmPsk
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !soundKeyExchange(b) {
+			return
+		}
+		for len(b) >= handshakeHeaderLen { // as the library's fragment buffer goes through a record
+			kind, end := b[0], handshakeHeaderLen+(int(b[1])<<16|int(b[2])<<8|int(b[3]))
+			end = min(end, len(b))
+			body := b[handshakeHeaderLen:end]
+			switch kind {
+			case handshakeServerKeyExchange:
+				_ = (&dtlsmsg.MessageServerKeyExchange{KeyExchangeAlgorithm: kx}).Unmarshal(body) // must not panic
+			case handshakeClientKeyExchange:
+				_ = (&dtlsmsg.MessageClientKeyExchange{KeyExchangeAlgorithm: kx}).Unmarshal(body)
+			}
+			b = b[end:]
+		}
+	})
+}
+
 func pumpFrom(c net.Conn, g *guard) {
 	buf := make([]byte, maxDatagram)
 	for {

@@ -177,3 +177,40 @@ func TestCloseSendsWhatIsQueued(t *testing.T) {
 		_ = d.Close()
 	})
 }
+
+// recorded is a connection on which these bytes came and then the end.
+type recorded struct {
+	net.Conn
+	*bytes.Reader
+}
+
+func (r recorded) Read(b []byte) (int, error)    { return r.Reader.Read(b) }
+func (r recorded) Write(b []byte) (int, error)   { return len(b), nil }
+func (recorded) SetReadDeadline(time.Time) error { return nil }
+func (recorded) Close() error                    { return nil }
+
+// Frames are found where wire.NextFrame finds them.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte{wire.FrameData, 0, 0, 0, 1, 0, 0, 1, 'x', wire.FrameAck, 0, 0, 0, 1, 0, 0, 0, 0})
+	f.Add([]byte{wire.FrameData, 0, 0, 0, 1, 0, 1, 0})
+	f.Add([]byte{7})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		const most = 40
+		s := New(recorded{Reader: bytes.NewReader(b)}, most, 0)
+		buf := make([]byte, s.MaxRecord())
+		for rest := b; ; {
+			n, err := s.Read(buf)
+			_, size, want := wire.NextFrame(rest, most)
+			switch {
+			case want != nil || size == 0:
+				if err == nil {
+					t.Fatalf("%x read as a frame of %d bytes: %v", rest, n, want)
+				}
+				return
+			case err != nil || !bytes.Equal(buf[:n], rest[:size]):
+				t.Fatalf("%x read as %x, %v", rest, buf[:n], err)
+			}
+			rest = rest[size:]
+		}
+	})
+}
