@@ -32,6 +32,8 @@ type surroundings struct {
 	pred, succ []wire.NodeID // nearest first
 	due        time.Time     // when the topology wants its next Tick
 	generation uint64        // counts Settled: usages store their own values again
+
+	updating map[wire.NodeID]*chord.SendUpdate // to whom an Update is under way, and the one that waits for its answer
 }
 
 // stepChord gives the topology machine an event and carries out what it wants.
@@ -340,14 +342,44 @@ func (p *Peer) chordAttach(o chord.Attach) {
 	})
 }
 
+// updateWait is how long an Update waits for the answer to the one before it: what is lost once on a link is there by then.
+const updateWait = 500 * time.Millisecond
+
+// sendUpdate sends one Update to a peer at a time: a link may deliver what was lost after what came later, and an Update
+// says nothing of its place among others. Of those that wait only the last says anything.
 func (p *Peer) sendUpdate(o chord.SendUpdate) {
+	if waiting, busy := p.topo.updating[o.To]; busy {
+		if waiting != nil && waiting.Update.Type == wire.UpdateFull && o.Update.Type == wire.UpdateNeighbors {
+			o.Update.Type, o.Update.Fingers = wire.UpdateFull, waiting.Update.Fingers // somebody asked for them
+		}
+		p.topo.updating[o.To] = &o
+		return
+	}
 	body, err := o.Update.AppendBinary(nil)
 	if err != nil {
 		p.count.Unencodable++
 		return
 	}
-	began := p.now
+	if p.topo.updating == nil {
+		p.topo.updating = make(map[wire.NodeID]*chord.SendUpdate)
+	}
+	p.topo.updating[o.To] = nil
+	began, waited := p.now, false
+	next := func() {
+		if waited {
+			return
+		}
+		waited = true
+		u := p.topo.updating[o.To]
+		delete(p.topo.updating, o.To)
+		if u != nil && p.conns.best(u.To) != nil {
+			p.sendUpdate(*u)
+		}
+	}
+	limit := p.after(updateWait, next)
 	p.send(Outgoing{Dest: toNode(o.To), Code: wire.UpdateReq, Body: body}, func(r Reply) {
+		p.alarms.stop(limit)
+		next()
 		// "as determined by connectivity pings or the failure of some request" (RFC 6940 §10.7.1); a link
 		// that was made meanwhile proves that the peer lives.
 		if k := p.conns.best(o.To); errors.Is(r.Err, ErrTimeout) && k != nil && k.since.Before(began) {
