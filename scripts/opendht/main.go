@@ -92,7 +92,7 @@ func compare(ctx context.Context, o options) error {
 		return fmt.Errorf("own program: %w", err)
 	}
 	for i, h := range hosts {
-		if h.ours, err = start(h.ns, self, "peer"); err != nil {
+		if h.ours, err = start(ctx, h.ns, self, "peer"); err != nil {
 			return err
 		}
 		if h.id, err = m.introduce(h.ours, h.addr); err != nil {
@@ -102,7 +102,7 @@ func compare(ctx context.Context, o options) error {
 		if i > 0 {
 			args = append(args, "-b", fmt.Sprintf("%v:%d", hosts[0].addr, dhtPort))
 		}
-		if h.dht, err = start(h.ns, "dhtnode", args...); err != nil {
+		if h.dht, err = start(ctx, h.ns, "dhtnode", args...); err != nil {
 			return fmt.Errorf("dhtnode (Debian package dhtnode): %w", err)
 		}
 	}
@@ -463,8 +463,8 @@ type process struct {
 	lines chan string
 }
 
-func start(ns *netns.Host, program string, args ...string) (*process, error) {
-	cmd := exec.Command(program, args...)
+func start(ctx context.Context, ns *netns.Host, program string, args ...string) (*process, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

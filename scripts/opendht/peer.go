@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"fieldkit/overlay/ident"
@@ -82,20 +81,19 @@ func peer(in io.Reader, out io.Writer) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { err = n.Run(ctx) })
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
 	for lines.Scan() {
 		answer, err := obey(ctx, n, id, strings.Fields(lines.Text()))
 		if err != nil {
 			answer = "error " + err.Error()
 		}
-		if answer != "" {
-			fmt.Fprintln(out, answer)
+		if _, err := fmt.Fprintln(out, answer); err != nil {
+			break
 		}
 	}
 	cancel()
-	wg.Wait()
-	return errors.Join(err, transport.Close())
+	return errors.Join(<-ended, transport.Close())
 }
 
 func newPeer(b []byte) (*node.Node, *ident.Identity, *link.Transport, error) {
