@@ -377,6 +377,7 @@ const (
 // heap is what is allocated and in use.
 func heap() uint64 {
 	runtime.GC()
+	runtime.GC() // what pools and finalizers held on to
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc

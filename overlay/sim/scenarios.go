@@ -19,13 +19,16 @@ func (x *run) ring() {
 	kits := x.grow(n, 0)
 	x.figure("growth", x.Now().Seconds(), "s")
 	rest, joins := 2*time.Minute, 20
-	if n > manyKits {
+	switch {
+	case n > manyKits:
 		rest, joins = time.Minute, 5
+	case n <= 256:
+		rest = 8 * time.Minute
 	}
 	x.Run(rest) // fingers fill, discovery comes to rest
 	_, r := x.converge("rest", kits, convergeWithin)
-	x.idle(kits, rest)
-	x.figure("memory per kit", float64(heap()-before)/float64(n)/1024, "KiB")
+	x.idle(kits, min(rest, 2*time.Minute))
+	x.figure("memory per kit", (float64(heap())-float64(before))/float64(n)/1024, "KiB")
 	if n > 1 {
 		rate := max(20, float64(n)/20)
 		x.lookupFigures(x.lookups(time.Duration(2000/rate*float64(time.Second)), rate, func() *ring { return r }))
