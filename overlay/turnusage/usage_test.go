@@ -321,6 +321,8 @@ func TestForeignRecordsAreNotTaken(t *testing.T) {
 		store(6, Record{6, netip.MustParseAddrPort("[2001:db8::1]:3478")})
 		store(7, Record{7, netip.MustParseAddrPort("10.0.1.9:0")})
 		u := w.kits[1].usage
+		w.kits[1].endUsage(t) // it would find them, too
+		w.kits[1].ended <- nil
 		before := u.Stats()
 		for d := uint8(5); d <= 7; d++ {
 			u.take(t.Context(), Resource(liar.ID(), d))
