@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -35,11 +36,15 @@ var errBroken = errors.New("a rule was broken")
 
 func (c simCommand) Run(ctx context.Context) error {
 	debug.SetGCPercent(simGC)
+	return c.run(ctx, os.Stdout)
+}
+
+func (c simCommand) run(ctx context.Context, out io.Writer) error {
 	switch c.Scenario {
 	case "list":
-		return listScenarios()
+		return listScenarios(out)
 	case "soak":
-		return c.soak(ctx)
+		return c.soak(ctx, out)
 	}
 	o := sim.Options{Nodes: c.Nodes, Rings: c.Rings, Seed: c.Seed, Real: c.Real, Delay: c.Delay, Jitter: c.Jitter}
 	if c.Loss != nil {
@@ -50,15 +55,15 @@ func (c simCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.show(r)
+	return c.show(r, out)
 }
 
-func (c simCommand) show(r *sim.Report) error {
+func (c simCommand) show(r *sim.Report, out io.Writer) error {
 	write := r.WriteTable
 	if c.JSON {
 		write = r.WriteJSON
 	}
-	if err := write(os.Stdout); err != nil {
+	if err := write(out); err != nil {
 		return err
 	}
 	if r.Failed() {
@@ -68,7 +73,7 @@ func (c simCommand) show(r *sim.Report) error {
 }
 
 // soak runs seed after seed over all scenarios, and stops at the first that breaks a rule.
-func (c simCommand) soak(ctx context.Context) error {
+func (c simCommand) soak(ctx context.Context, out io.Writer) error {
 	begun, done := time.Now(), 0
 	runs := map[string]int{}
 	for ; done < c.Seeds && ctx.Err() == nil && time.Since(begun) < c.Within; done++ {
@@ -79,17 +84,17 @@ func (c simCommand) soak(ctx context.Context) error {
 		}
 		runs[name]++
 		if c.JSON || r.Failed() {
-			if err := c.show(r); err != nil {
+			if err := c.show(r, out); err != nil {
 				return err
 			}
 		}
 	}
 	for _, s := range sim.Scenarios() {
 		if n := runs[s.Name]; n > 0 {
-			fmt.Printf("%-10s %4d runs, no rule broken\n", s.Name, n)
+			fmt.Fprintf(out, "%-10s %4d runs, no rule broken\n", s.Name, n)
 		}
 	}
-	fmt.Printf("%d of %d seeds from %d on, %.0f s\n", done, c.Seeds, c.Seed, time.Since(begun).Seconds())
+	fmt.Fprintf(out, "%d of %d seeds from %d on, %.0f s\n", done, c.Seeds, c.Seed, time.Since(begun).Seconds())
 	return nil
 }
 
@@ -102,8 +107,8 @@ func scenarioNames() string {
 	return strings.Join(names, ",")
 }
 
-func listScenarios() error {
-	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+func listScenarios(out io.Writer) error {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, s := range sim.Scenarios() {
 		if _, err := fmt.Fprintf(t, "%s\t%s\n", s.Name, s.Help); err != nil {
 			return err
