@@ -424,7 +424,6 @@ func (m *sim) attach(n *simNode, o Attach) {
 // request lifetime fail is called.
 func (m *sim) send(what string, from wire.NodeID, dest []wire.Destination, answer func(wire.NodeID), fail func()) {
 	done := false
-	hops := 0
 	size := pingBytes
 	if what == "attach" {
 		size = attachBytes
@@ -444,7 +443,7 @@ func (m *sim) send(what string, from wire.NodeID, dest []wire.Destination, answe
 		h := n.state.NextHop(dest[0])
 		if h.Local {
 			if len(dest) == 1 && !done {
-				m.cost.add(what, hops, size)
+				m.cost.add(what, m.ttl-ttl, size)
 				m.after(2*m.latency(), func() {
 					if !done {
 						done = true
@@ -463,7 +462,6 @@ func (m *sim) send(what string, from wire.NodeID, dest []wire.Destination, answe
 			m.t.Errorf("%v routes to %v, which it has no link to", at, h.Via)
 			return
 		}
-		hops++
 		m.cost.add(what, 1, size)
 		m.after(m.latency(), func() {
 			if m.reach(at, h.Via) {
@@ -471,7 +469,15 @@ func (m *sim) send(what string, from wire.NodeID, dest []wire.Destination, answe
 			}
 		})
 	}
-	hop(from, dest, m.ttl)
+	// "If a response has not been received when the timer fires, the request MUST be retransmitted with the
+	// same transaction identifier", up to five sends in all (RFC 6940 §6.2.1).
+	for i := range 5 {
+		m.after(time.Duration(i)*3*time.Second, func() {
+			if !done && m.alive(from) {
+				hop(from, dest, m.ttl)
+			}
+		})
+	}
 }
 
 // check is what must hold at any time at one node.
