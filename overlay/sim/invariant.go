@@ -205,7 +205,7 @@ const answerWithin = 20 * time.Second
 
 // wait lets time pass until nothing is open, or for so long that only kits that died meanwhile owe an answer.
 func (w *World) wait(open *int) {
-	for end := w.k.now.add(answerWithin); *open > 0 && w.k.step(end); {
+	for end := w.k.now.add(answerWithin); *open > 0 && w.step(end); {
 	}
 }
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -155,8 +156,8 @@ type run struct {
 	late   int // registrations that could only be read after their writer had refreshed them
 }
 
-// Run runs a scenario. The error is one of options; broken rules are in the report.
-func Run(name string, o Options) (*Report, error) {
+// Run runs a scenario until it is over or ctx is. The error is one of options, or ctx's; broken rules are in the report.
+func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	all := Scenarios()
 	i := slices.IndexFunc(all, func(s Scenario) bool { return s.Name == name })
 	if i < 0 {
@@ -188,7 +189,7 @@ func Run(name string, o Options) (*Report, error) {
 		return nil, fmt.Errorf("scenario %s: at most %d nodes with real signatures", name, maxRealNodes)
 	}
 	total := o.Nodes * max(o.Rings, 1)
-	cfg := Config{Seed: o.Seed, Net: net, Real: o.Real, Kits: total}
+	cfg := Config{Context: ctx, Seed: o.Seed, Net: net, Real: o.Real, Kits: total}
 	if total > lanKits {
 		cfg.Known = knownKits
 	}
@@ -202,6 +203,9 @@ func Run(name string, o Options) (*Report, error) {
 	}
 	begun := time.Now()
 	s.run(x)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("scenario %s: %w", name, err)
+	}
 	x.figure("registrations readable only after their refresh", float64(x.late), "")
 	x.report.RealSeconds = time.Since(begun).Seconds()
 	x.bounded()

@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -13,7 +15,7 @@ import (
 
 func runScenario(t *testing.T, name string, o Options) *Report {
 	t.Helper()
-	r, err := Run(name, o)
+	r, err := Run(t.Context(), name, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,9 +302,18 @@ func TestOptionsAreChecked(t *testing.T) {
 		"too many real ones": {"ring", Options{Nodes: maxRealNodes + 1, Real: true}},
 		"negative delay":     {"ring", Options{Delay: -1}},
 	} {
-		if _, err := Run(c.name, c.o); err == nil {
+		if _, err := Run(t.Context(), c.name, c.o); err == nil {
 			t.Errorf("%s: no error", what)
 		}
+	}
+}
+
+// A simulation of hours ends when nobody wants to know any more.
+func TestRunIsGivenUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, "churn", Options{Nodes: 500}); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
 	}
 }
 

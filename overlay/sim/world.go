@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -29,11 +30,12 @@ var Field = Conditions{Delay: 5 * time.Millisecond, Jitter: 10 * time.Millisecon
 
 // Config is what a World is made of.
 type Config struct {
-	Seed  uint64
-	Net   Conditions
-	Real  bool // ECDSA instead of a keyed hash: small numbers of kits only
-	Kits  int  // how many there will be, about
-	Known int  // kits that discovery shows to a newcomer; 0: all on its island, as mDNS on one link does
+	Seed    uint64
+	Net     Conditions
+	Real    bool            // ECDSA instead of a keyed hash: small numbers of kits only
+	Kits    int             // how many there will be, about
+	Context context.Context // ends the simulation before its time; nil: nothing does
+	Known   int             // kits that discovery shows to a newcomer; 0: all on its island, as mDNS on one link does
 }
 
 // Counts are what the simulator itself counted.
@@ -104,10 +106,21 @@ func (w *World) Trace() uint64 { return uint64(w.trace) }
 // Run lets d of virtual time pass.
 func (w *World) Run(d time.Duration) {
 	end := w.k.now.add(d)
-	for w.k.step(end) {
+	for w.step(end) {
 	}
 	w.k.now = end
 }
+
+// step lets the next event happen that is not later than end, unless the simulation is given up.
+func (w *World) step(end instant) bool {
+	if w.k.events%pollEvents == 0 && w.cfg.Context != nil && w.cfg.Context.Err() != nil {
+		return false
+	}
+	return w.k.step(end)
+}
+
+// pollEvents is how many events there are between two looks at whether anybody still wants to know: milliseconds.
+const pollEvents = 1024
 
 // RunUntil lets time pass until ok holds, which is asked every step, and reports how long that took; false if it
 // does not within limit.

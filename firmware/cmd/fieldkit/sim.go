@@ -51,7 +51,7 @@ func (c simCommand) run(ctx context.Context, out io.Writer) error {
 		loss := *c.Loss / 100
 		o.Loss = &loss
 	}
-	r, err := sim.Run(c.Scenario, o)
+	r, err := sim.Run(ctx, c.Scenario, o)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,10 @@ func (c simCommand) soak(ctx context.Context, out io.Writer) error {
 	runs := map[string]int{}
 	for ; done < c.Seeds && ctx.Err() == nil && time.Since(begun) < c.Within; done++ {
 		name, o := sim.Soak(c.Seed + uint64(done))
-		r, err := sim.Run(name, o)
+		r, err := sim.Run(ctx, name, o)
+		if ctx.Err() != nil {
+			break
+		}
 		if err != nil {
 			return err
 		}
