@@ -25,7 +25,7 @@ import (
 type liar struct {
 	*nodetest.Kit
 	mu  sync.Mutex
-	lie func(to wire.NodeID, m *wire.Message) *wire.Message // nil: it is honest; it returns nil for silence
+	lie func(to wire.NodeID, m *wire.Message) *wire.Message // called with mu held; nil: it is honest; it returns nil for silence
 }
 
 func (l *liar) tell(f func(to wire.NodeID, m *wire.Message) *wire.Message) {
@@ -57,12 +57,11 @@ func withLiar(t *testing.T, n int, change func(*node.Config), f func(t *testing.
 			c.Seed = w.rng.Uint64()
 			c.Transport = &tap{c.Transport, func(to wire.NodeID, m *wire.Message) (*wire.Message, time.Duration) {
 				l.mu.Lock()
-				lie := l.lie
-				l.mu.Unlock()
-				if lie == nil {
+				defer l.mu.Unlock()
+				if l.lie == nil {
 					return m, 0
 				}
-				return lie(to, m), 0
+				return l.lie(to, m), 0
 			}}
 			if change != nil {
 				change(c)
@@ -283,7 +282,7 @@ func TestMemberAnswersWithOldValues(t *testing.T) {
 func TestMemberForgesReplicas(t *testing.T) {
 	withLiar(t, 4, nil, func(t *testing.T, w *world, l *liar) {
 		honest := w.kits[1:]
-		forged := 0
+		var forged atomic.Int64
 		l.tell(func(_ wire.NodeID, m *wire.Message) *wire.Message {
 			if m.Code != wire.StoreReq || !isBy(m, l.Identity) {
 				return m
@@ -292,7 +291,7 @@ func TestMemberForgesReplicas(t *testing.T) {
 			if err != nil || q.Replica == 0 {
 				return m
 			}
-			forged++
+			forged.Add(1)
 			q.Kinds[0].Values[0].Value.Value = []byte("forged")
 			m.Body = encode(t, q)
 			signAs(t, m, l.Identity)
@@ -305,7 +304,7 @@ func TestMemberForgesReplicas(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second)
-		if forged == 0 {
+		if forged.Load() == 0 {
 			t.Fatal("nothing was forged")
 		}
 		refused := uint64(0)
@@ -336,7 +335,7 @@ func TestMemberForgesReplicas(t *testing.T) {
 func TestInventedNeighbours(t *testing.T) {
 	withLiar(t, 5, nil, func(t *testing.T, w *world, l *liar) {
 		rng := rand.New(rand.NewPCG(1, 2))
-		told := 0
+		var told atomic.Int64
 		l.tell(func(_ wire.NodeID, m *wire.Message) *wire.Message {
 			if m.Code != wire.UpdateReq || !isBy(m, l.Identity) {
 				return m
@@ -353,7 +352,7 @@ func TestInventedNeighbours(t *testing.T) {
 					u.Successors = append(u.Successors, id)
 				}
 			}
-			told++
+			told.Add(1)
 			m.Body = encode(t, u)
 			signAs(t, m, l.Identity)
 			return m
@@ -369,8 +368,8 @@ func TestInventedNeighbours(t *testing.T) {
 			}
 		}
 		_, after := w.net.Delivered()
-		if told < 4 {
-			t.Errorf("only %d false Updates in two minutes", told)
+		if told.Load() < 4 {
+			t.Errorf("only %d false Updates in two minutes", told.Load())
 		}
 		// An honest minute of five kits is some 150 kB.
 		if n := (after - before) / 120 / 5; n > 20_000 {

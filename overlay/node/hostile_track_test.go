@@ -3,6 +3,7 @@ package node_test
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func TestMemberLiesAboutThePath(t *testing.T) {
 			"to the responsible kit": next.ID(),
 			"to its own predecessor": ring[(at+5)%len(ring)].ID(),
 		} {
-			lies := 0
+			var lies atomic.Int64
 			l.tell(l.own(t, wire.PathTrackAns, func(m *wire.Message) {
 				a, err := wire.ParsePathTrackAnswer(m.Body)
 				if err != nil {
@@ -41,18 +42,18 @@ func TestMemberLiesAboutThePath(t *testing.T) {
 				}
 				a.NextHop = wire.ToNode(to)
 				m.Body = encode(t, a)
-				lies++
+				lies.Add(1)
 			}))
 			began := time.Now()
 			hops, err := asker.Node.PathTrack(t.Context(), dest, 0)
 			if took := time.Since(began); took > time.Minute {
 				t.Errorf("%s: it took %v", name, took)
 			}
-			if lies == 0 {
+			if lies.Load() == 0 {
 				t.Logf("%s: the liar is not on the way", name)
 			}
-			if len(hops) > int(w.mission.Document.InitialTTL) || lies > int(w.mission.Document.InitialTTL) {
-				t.Errorf("%s: %d hops, asked the liar %d times", name, len(hops), lies)
+			if len(hops) > int(w.mission.Document.InitialTTL) || lies.Load() > int64(w.mission.Document.InitialTTL) {
+				t.Errorf("%s: %d hops, asked the liar %d times", name, len(hops), lies.Load())
 			}
 			for _, h := range hops {
 				if !slices.ContainsFunc(w.kits, func(k *nodetest.Kit) bool { return k.ID() == h.Peer }) {
