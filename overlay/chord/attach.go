@@ -17,8 +17,8 @@ type lead struct{ id, via wire.NodeID }
 func (s *State) sizeUp() {
 	large := s.outgrown()
 	if large && !s.large {
-		s.dials.every = 4 * s.cfg.DiscoveryInterval
-		s.dials.at = s.now.Add(s.spread(s.dials.every))
+		s.pace.dials.every = 4 * s.cfg.DiscoveryInterval
+		s.pace.dials.at = s.now.Add(s.spread(s.pace.dials.every))
 	}
 	s.large = large
 }
@@ -173,7 +173,6 @@ func (s *State) scheduleAttaches() {
 	}
 	// Those that never failed first, so that made-up Node-IDs do not hold up real ones.
 	slices.SortStableFunc(waiting, func(a, b pupil) int { return cmp.Compare(a.c.attach.fails, b.c.attach.fails) })
-	wanted = nil
 	for _, p := range waiting {
 		if len(s.search.under) >= maxAttaches {
 			return

@@ -74,9 +74,9 @@ func (s *State) makeSeat() bool {
 }
 
 func (s *State) dialSoon() {
-	s.dials.every = memberDelay
-	if at := s.now.Add(s.spread(memberDelay)); at.Before(s.dials.at) {
-		s.dials.at = at
+	s.pace.dials.every = memberDelay
+	if at := s.now.Add(s.spread(memberDelay)); at.Before(s.pace.dials.at) {
+		s.pace.dials.at = at
 	}
 }
 
@@ -177,8 +177,8 @@ func (s *State) probeRing() {
 	if s.large {
 		limit *= 4
 	}
-	s.check.every = min(2*s.check.every, limit)
-	s.check.at = s.now.Add(s.jitter(s.check.every))
+	s.pace.check.every = min(2*s.pace.check.every, limit)
+	s.pace.check.at = s.now.Add(s.jitter(s.pace.check.every))
 	if len(s.members) == 0 {
 		return
 	}
@@ -263,7 +263,7 @@ func (s *State) schedule() {
 // long as everyone is connected to everyone; to one at a time, ever more rarely, in a large ring, whose
 // members together still do it often.
 func (s *State) scheduleDials() {
-	if s.phase == Joining || (s.large || s.phase == Alone) && s.dials.at.After(s.now) {
+	if s.phase == Joining || (s.large || s.phase == Alone) && s.pace.dials.at.After(s.now) {
 		return
 	}
 	busy := 0
@@ -292,8 +292,8 @@ func (s *State) scheduleDials() {
 	s.scratch.contacts = waiting
 	room := maxDials - busy
 	if s.large {
-		s.dials.at = s.now.Add(s.spread(s.dials.every))
-		s.dials.every = min(2*s.dials.every, restMax*s.cfg.DiscoveryInterval)
+		s.pace.dials.at = s.now.Add(s.spread(s.pace.dials.every))
+		s.pace.dials.every = min(2*s.pace.dials.every, restMax*s.cfg.DiscoveryInterval)
 		s.cfg.Rand.Shuffle(len(waiting), func(i, j int) { waiting[i], waiting[j] = waiting[j], waiting[i] })
 		room = min(room, 1)
 	}
@@ -306,10 +306,10 @@ func (s *State) scheduleDials() {
 	for _, c := range waiting[:max(min(room, len(waiting)), 0)] {
 		if s.phase == Alone {
 			// The next, should this one lead to nothing.
-			if s.dials.at.After(s.now) {
+			if s.pace.dials.at.After(s.now) {
 				return
 			}
-			s.dials.at = s.now.Add(s.spread(yieldDelay))
+			s.pace.dials.at = s.now.Add(s.spread(yieldDelay))
 		}
 		c.dial.start(s.now, dialTimeout)
 		s.emit(Bootstrap{ID: c.id})

@@ -133,7 +133,7 @@ func (s *State) retable(lost bool) {
 		// behave as if it is joining the network and MUST use Pings to find a peer" (RFC 6940 §10.7.1).
 		s.search.torn = s.now.Add(bequestFor)
 		s.search.stale = true
-		s.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
+		s.pace.check = pacer{at: s.now.Add(s.jitter(checkSoon)), every: checkSoon}
 	}
 	hold := s.cfg.Settle
 	if lost {

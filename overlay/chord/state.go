@@ -54,8 +54,7 @@ type State struct {
 
 	updates  updates
 	settleAt time.Time // zero: settled
-	check    pacer     // probes of the own ring
-	dials    pacer     // bootstrap links to strangers, once the ring is large
+	pace     pace
 	search   searching // of peers for the Neighbor Table
 	fingers  fingers
 	tuning   tuning
@@ -100,6 +99,12 @@ type scratch struct {
 	leads    []lead
 }
 
+// pace is what is done ever more rarely.
+type pace struct {
+	check pacer // probes of the own ring
+	dials pacer // bootstrap links to strangers: once the ring is large, and while this peer is alone
+}
+
 // pacer spaces something that is done ever less often while it finds nothing.
 type pacer struct {
 	at    time.Time
@@ -113,8 +118,8 @@ func New(cfg Config, self wire.NodeID, now time.Time) *State {
 	}
 	s := &State{cfg: cfg.withDefaults(), self: self, started: now, now: now}
 	s.plusOne = next(self)
-	s.check = pacer{at: now.Add(s.jitter(s.cfg.PingInterval)), every: s.cfg.PingInterval}
-	s.dials = pacer{at: now, every: memberDelay}
+	s.pace.check = pacer{at: now.Add(s.jitter(s.cfg.PingInterval)), every: s.cfg.PingInterval}
+	s.pace.dials = pacer{at: now, every: memberDelay}
 	s.startTuning()
 	return s
 }
@@ -221,7 +226,7 @@ func (s *State) Deadline() time.Time {
 			d = t
 		}
 	}
-	sooner(s.check.at)
+	sooner(s.pace.check.at)
 	sooner(s.settleAt)
 	sooner(s.search.at)
 	sooner(s.join.until)
@@ -230,10 +235,10 @@ func (s *State) Deadline() time.Time {
 		sooner(s.updates.last.Add(coalesce))
 	}
 	if s.phase == Alone {
-		sooner(s.dials.at)
+		sooner(s.pace.dials.at)
 	}
 	if s.large {
-		sooner(s.dials.at)
+		sooner(s.pace.dials.at)
 		sooner(s.fingers.at)
 		sooner(s.fingers.until)
 	}
@@ -292,7 +297,7 @@ func (s *State) timers() {
 	if s.due(s.tuning.at) {
 		s.stabilise()
 	}
-	if s.due(s.check.at) {
+	if s.due(s.pace.check.at) {
 		s.probeRing()
 	}
 }

@@ -202,8 +202,9 @@ func (s *State) betterFor(id wire.NodeID, u wire.ChordUpdate, had []wire.NodeID)
 	n := s.cfg.Neighbours
 	near = true
 	for _, m := range s.members {
-		if len(u.Successors) >= n && !between(id, m, u.Successors[n-1]) &&
-			len(u.Predecessors) >= n && !between(u.Predecessors[n-1], m, id) || m == id {
+		behind := len(u.Successors) < n || between(id, m, u.Successors[n-1])
+		before := len(u.Predecessors) < n || between(u.Predecessors[n-1], m, id)
+		if m == id || !behind && !before {
 			continue
 		}
 		if !slices.Contains(u.Successors, m) && !slices.Contains(u.Predecessors, m) && !slices.Contains(had, m) {
