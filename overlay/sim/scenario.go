@@ -22,6 +22,7 @@ type Options struct {
 	Nodes int
 	Rings int // of the scenarios that merge
 	Seed  uint64
+	Known int  // kits that discovery shows to each; 0: all up to lanKits, of more knownKits
 	Real  bool // ECDSA instead of the keyed hash
 
 	Delay, Jitter time.Duration // both 0: those of Field
@@ -41,6 +42,7 @@ type Report struct {
 	Scenario       string     `json:"scenario"`
 	Nodes          int        `json:"nodes"`
 	Rings          int        `json:"rings,omitempty"`
+	Known          int        `json:"known,omitempty"` // as in Options
 	Seed           uint64     `json:"seed"`
 	Net            Conditions `json:"net"`
 	Crypto         string     `json:"crypto"`
@@ -76,6 +78,9 @@ func (r *Report) Command() string {
 		r.Scenario, r.Nodes, r.Seed, r.Net.Delay, r.Net.Jitter, 100*r.Net.Loss)
 	if r.Rings > 0 {
 		c += fmt.Sprintf(" --rings %d", r.Rings)
+	}
+	if r.Known > 0 {
+		c += fmt.Sprintf(" --known %d", r.Known)
 	}
 	if r.Crypto == "real" {
 		c += " --real"
@@ -181,7 +186,7 @@ func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	switch {
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
 		return nil, fmt.Errorf("scenario %s: %d nodes, want 1 to %d", name, o.Nodes, MaxNodes)
-	case o.Rings < 0 || o.Rings > MaxNodes/o.Nodes:
+	case o.Rings < 0 || o.Known < 0 || o.Rings > MaxNodes/o.Nodes:
 		return nil, fmt.Errorf("scenario %s: %d rings of %d nodes, together at most %d", name, o.Rings, o.Nodes, MaxNodes)
 	case net.Loss < 0 || net.Loss >= 1 || net.Delay < 0 || net.Jitter < 0:
 		return nil, fmt.Errorf("scenario %s: network %+v", name, net)
@@ -190,14 +195,17 @@ func Run(ctx context.Context, name string, o Options) (*Report, error) {
 	}
 	total := o.Nodes * max(o.Rings, 1)
 	cfg := Config{Context: ctx, Seed: o.Seed, Net: net, Real: o.Real, Kits: total}
-	if total > lanKits {
+	switch {
+	case o.Known > 0 && o.Known < total-1:
+		cfg.Known = o.Known
+	case o.Known == 0 && total > lanKits:
 		cfg.Known = knownKits
 	}
 	w, err := New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	x := &run{World: w, o: o, report: Report{Scenario: name, Nodes: o.Nodes, Rings: o.Rings, Seed: o.Seed, Net: net, Crypto: "fast"}}
+	x := &run{World: w, o: o, report: Report{Scenario: name, Nodes: o.Nodes, Rings: o.Rings, Known: o.Known, Seed: o.Seed, Net: net, Crypto: "fast"}}
 	if o.Real {
 		x.report.Crypto = "real"
 	}

@@ -19,6 +19,7 @@ type simCommand struct {
 	Scenario string        `arg:"" help:"What to simulate: ${enum}." enum:"list,soak,${scenarios}" default:"list"`
 	Nodes    int           `help:"How many kits, in each ring where there are several." placeholder:"N"`
 	Rings    int           `help:"How many rings meet." placeholder:"N"`
+	Known    int           `help:"How many others discovery shows to each kit: all up to 64 kits, 4 of more, if not given." placeholder:"N"`
 	Seed     uint64        `help:"Everything random comes of it." default:"1"`
 	Loss     *float64      `help:"Percent of packets lost, each way." placeholder:"PERCENT"`
 	Delay    time.Duration `help:"Delay of a packet, at least." default:"5ms"`
@@ -46,7 +47,7 @@ func (c simCommand) run(ctx context.Context, out io.Writer) error {
 	case "soak":
 		return c.soak(ctx, out)
 	}
-	o := sim.Options{Nodes: c.Nodes, Rings: c.Rings, Seed: c.Seed, Real: c.Real, Delay: c.Delay, Jitter: c.Jitter}
+	o := sim.Options{Nodes: c.Nodes, Rings: c.Rings, Known: c.Known, Seed: c.Seed, Real: c.Real, Delay: c.Delay, Jitter: c.Jitter}
 	if c.Loss != nil {
 		loss := *c.Loss / 100
 		o.Loss = &loss
