@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,21 +126,23 @@ func (t *Transport) verify(raw [][]byte, want wire.NodeID) (*ident.Peer, error) 
 	if err != nil {
 		return nil, fmt.Errorf("peer certificate: %w", err)
 	}
-	if err := t.expect(peer, want); err != nil {
-		return nil, err
-	}
-	return peer, nil
+	return t.expect(peer, want)
 }
 
-// expect compares who is at the other end with who was asked for; the zero Node-ID is anybody but ourselves.
-func (t *Transport) expect(peer *ident.Peer, want wire.NodeID) error {
+// expect compares who is at the other end with who was asked for, and is that one: of a certificate with several Node-IDs
+// any may have been. The zero Node-ID is anybody but ourselves.
+func (t *Transport) expect(peer *ident.Peer, want wire.NodeID) (*ident.Peer, error) {
 	switch {
-	case peer.NodeID == t.cfg.Identity.NodeID():
-		return ErrSelf
-	case !want.IsZero() && peer.NodeID != want:
-		return fmt.Errorf("%w: %v, want %v", ErrWrongPeer, peer.NodeID, want)
+	case slices.Contains(peer.NodeIDs, t.cfg.Identity.NodeID()):
+		return nil, ErrSelf
+	case want.IsZero() || peer.NodeID == want:
+		return peer, nil
+	case !slices.Contains(peer.NodeIDs, want):
+		return nil, fmt.Errorf("%w: %v, want %v", ErrWrongPeer, peer.NodeID, want)
 	}
-	return nil
+	asked := *peer
+	asked.NodeID = want
+	return &asked, nil
 }
 
 // explain gives the library's unexported failures a name where there is one to decide on.

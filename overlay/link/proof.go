@@ -106,7 +106,7 @@ func (t *Transport) checkProof(s *session, b []byte, want wire.NodeID) (*ident.P
 	if err != nil {
 		return nil, err
 	}
-	return peer, t.expect(peer, want)
+	return t.expect(peer, want)
 }
 
 // prove exchanges the proofs under Simple Reliability. It returns when the far end's was checked and ours is
