@@ -2,8 +2,10 @@ package mission
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +24,7 @@ type NewCommand struct {
 	SSID    string `help:"Name of the handsets' Wi-Fi; the mission's name if not given."`
 
 	SelfSigned   bool     `help:"Kits make their own certificates: whoever has the mission file is in, and names are taken first come, first served."`
-	SharedSecret bool     `help:"Kits link only with who knows a secret that is in the mission file."`
+	SharedSecret bool     `help:"Kits link only with who knows a secret that is in the mission file. Not with --links tcp."`
 	Enrol        []string `help:"URL of an enrolment server, https://…, which lets kits in and gives out their Node-IDs." placeholder:"URL"`
 	Links        Links    `help:"How kits link: ice finds a way, through a third kit if need be; direct does without, on one network; tcp where UDP is blocked." enum:"ice,direct,tcp" default:"ice"`
 	SelfTuning   bool     `help:"Have the ring tune itself (RFC 7363): for dozens of kits."`
@@ -120,6 +122,8 @@ func (c ShowCommand) Write(w io.Writer) error {
 	switch {
 	case d.NoICE && slices.Equal(d.Rest.LinkProtocols, []string{config.LinkTCPNoICE}):
 		links = "TLS over TCP"
+	case d.NoICE && d.Rest.SharedSecret: // which only DTLS can ask for
+		links = "direct, DTLS"
 	case d.NoICE:
 		links = "direct, DTLS or TLS"
 	}
@@ -128,10 +132,12 @@ func (c ShowCommand) Write(w io.Writer) error {
 	}
 	root := "here: this file lets kits in"
 	switch {
+	case d.SelfSigned && s.RootKey:
+		root = "here: it revokes kits, which make their own certificates"
 	case d.SelfSigned:
-		root = "not needed: kits make their own certificates"
+		root = "not here: it is not needed, kits make their own certificates"
 	case !s.RootKey && len(d.Rest.EnrollmentServers) > 0:
-		root = "not here: kits enrol at " + strings.Join(d.Rest.EnrollmentServers, ", ")
+		root = "not here: kits enrol"
 	case !s.RootKey:
 		root = "not here: this file lets no kit in"
 	}
@@ -141,6 +147,9 @@ func (c ShowCommand) Write(w io.Writer) error {
 	row("overlay", s.Overlay)
 	row("founded by a lone kit", yesNo(s.Founded))
 	row("root key", root)
+	if servers := d.Rest.EnrollmentServers; len(servers) > 0 {
+		row("enrolment", strings.Join(servers, ", "))
+	}
 	row("configuration", fmt.Sprintf("sequence %d, hash %s", s.Sequence, s.DocumentHash))
 	row("links", links)
 	row("ring", d.TopologyPlugin)
@@ -166,7 +175,7 @@ func yesNo(b bool) string {
 // ExportCommand is `fieldkit mission export FILE OUT`.
 type ExportCommand struct {
 	File string `arg:"" help:"Mission file." type:"existingfile"`
-	Out  string `arg:"" help:"File to write: the mission as it is now, without its root key." type:"path"`
+	Out  string `arg:"" help:"File to write: the mission as it is now, without its root key. It may be an earlier copy." type:"path"`
 }
 
 // Write makes the copy that kits are given once they are in.
@@ -175,15 +184,46 @@ func (c ExportCommand) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := m.WithoutRootKey().Create(c.Out); err != nil {
+	if err := m.export(c.Out); err != nil {
 		return err
 	}
 	in := "nobody gets in by it"
-	if m.Document().SelfSigned {
+	switch d := m.Document(); {
+	case d.SelfSigned:
 		in = "new kits get in by it as well, because they make their own certificates"
+	case len(d.Rest.EnrollmentServers) > 0:
+		in = "new kits enrol with it"
 	}
 	_, err = fmt.Fprintf(w, "Mission %q written to %s without its root key: kits that are in take accounts and revocations from it, and %s.\n", m.Name, c.Out, in)
 	return err
+}
+
+// export writes the copy without the root key. It replaces an earlier copy of the same mission, which is done whenever
+// an account was added, and nothing else: a root key that is overwritten is lost for ever.
+func (m *Mission) export(path string) error {
+	old, err := Load(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m.WithoutRootKey().Create(path)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("not overwritten: %w", err)
+	case old.HasRootKey():
+		return fmt.Errorf("%s: %w: not overwritten, it has a root key", path, fs.ErrExist)
+	case !old.Same(m):
+		return fmt.Errorf("%s: %w: not overwritten, it is of mission %q", path, fs.ErrExist, old.Name)
+	}
+	return m.WithoutRootKey().Save(path)
+}
+
+// nodeID reads the Node-ID of one of the mission's kits as people type it.
+func (m *Mission) nodeID(s string) (wire.NodeID, error) {
+	n := m.Document().NodeIDLength
+	id, err := wire.ParseNodeID(strings.TrimSpace(s))
+	if err != nil || id.Len() != n {
+		return wire.NodeID{}, fmt.Errorf("node-id %q: want the %d hex digits that the kit's page shows", s, 2*n)
+	}
+	return id, nil
 }
 
 // RevokeCommand is `fieldkit mission revoke FILE NODE-ID`.
@@ -198,12 +238,12 @@ func (c RevokeCommand) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	id, err := wire.ParseNodeID(c.Node)
+	id, err := m.nodeID(c.Node)
 	if err != nil {
 		return err
 	}
 	if m, err = m.Revoke(id); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	if err := m.Save(c.File); err != nil {
 		return err
@@ -224,12 +264,12 @@ func (c DiagnoseCommand) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	id, err := wire.ParseNodeID(c.Node)
+	id, err := m.nodeID(c.Node)
 	if err != nil {
 		return err
 	}
 	if m, err = m.LetDiagnose(id); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	if err := m.Save(c.File); err != nil {
 		return err
@@ -278,7 +318,7 @@ func (c MergeCommand) Write(w io.Writer) error {
 		d = o.Document()
 	}
 	if m, err = m.Merge(d); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	if err := m.Save(c.File); err != nil {
 		return err

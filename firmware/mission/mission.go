@@ -13,7 +13,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,6 +128,12 @@ func New(name string, opt Options) (*Mission, error) {
 		// RFC 6940 §11.3 and §11.3.1 each say what a node MUST do, and it cannot do both.
 		return nil, fmt.Errorf("%w: either self-signed certificates or an enrolment server", ErrInvalid)
 	}
+	if opt.SharedSecret && opt.Links == ByTCP {
+		return nil, fmt.Errorf("%w: links by TCP alone ask for no shared secret", ErrInvalid) // no kit could link
+	}
+	if err := checkEnrol(opt.Enrol); err != nil {
+		return nil, err
+	}
 	if opt.Overlay == "" {
 		opt.Overlay = overlayName(name)
 	}
@@ -173,6 +181,22 @@ func New(name string, opt Options) (*Mission, error) {
 		m.Secret = sharedSecret()
 	}
 	return m, m.check()
+}
+
+// checkEnrol wants of each URL what a configuration document does not: a host and a port that can be.
+func checkEnrol(urls []string) error {
+	for _, s := range urls {
+		u, err := url.Parse(s)
+		if err != nil || !strings.EqualFold(u.Scheme, "https") || u.Hostname() == "" || u.User != nil {
+			return fmt.Errorf("%w: enrolment server %q: want https://HOST:PORT/PATH", ErrInvalid, s)
+		}
+		if port := u.Port(); port != "" {
+			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+				return fmt.Errorf("%w: enrolment server %q: port %s is none", ErrInvalid, s, port)
+			}
+		}
+	}
+	return nil
 }
 
 // signerOf is who signs the documents of a mission: the root, or where it lets nobody in, its key.

@@ -92,6 +92,10 @@ func TestSharedSecretMission(t *testing.T) {
 	if _, err := Parse(must(plain.Marshal())); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a secret that the configuration does not want: %v", err)
 	}
+	// TLS over TCP has no way to ask for it, and nothing else is permitted: no kit could link.
+	if _, err := New("closed", Options{SharedSecret: true, Links: ByTCP}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a secret on TCP: %v", err)
+	}
 	var out bytes.Buffer
 	t.Chdir(t.TempDir())
 	if err := (NewCommand{Name: "closed", SharedSecret: true, SelfSigned: true, Links: Directly, Out: "x.mission"}).Write(&out); err != nil {
@@ -127,8 +131,10 @@ func TestEnrolMission(t *testing.T) {
 	if _, err := New("relief", Options{Enrol: []string{url}, SelfSigned: true}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("self-signed and enrolled: %v", err)
 	}
-	if _, err := New("relief", Options{Enrol: []string{"http://in.the.clear"}}); err == nil {
-		t.Error("an enrolment server without TLS")
+	for _, bad := range []string{"http://in.the.clear", "https://host:65536/enrol", "https://host:0/enrol", "https:///enrol", "https://me:secret@host/enrol", "host"} {
+		if _, err := New("relief", Options{Enrol: []string{bad}}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }
 

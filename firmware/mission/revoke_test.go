@@ -3,6 +3,7 @@ package mission
 import (
 	"bytes"
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,7 +123,61 @@ func TestExportLeavesTheRootKeyOut(t *testing.T) {
 	if !must(Load(from)).HasRootKey() {
 		t.Error("the operator's file lost its key")
 	}
-	if err := (ExportCommand{File: from, Out: to}).Write(&out); err == nil {
-		t.Error("a file that is there was overwritten")
+	// An account more, and the same command again: the copy is replaced, and nothing else is.
+	h = must(m.AddHandset("Boris", 101))
+	if err := m.Save(from); err != nil {
+		t.Fatal(err)
+	}
+	if err := (ExportCommand{File: from, Out: to}).Write(&out); err != nil {
+		t.Error(err)
+	}
+	if e := must(Load(to)); e.HasRootKey() || len(e.Handsets) != 2 || e.Handsets[1] != h {
+		t.Errorf("root key %v, accounts %v", e.HasRootKey(), e.Handsets)
+	}
+	other, foreign, text := filepath.Join(dir, "other.mission"), filepath.Join(dir, "foreign.mission"), filepath.Join(dir, "letter")
+	o := must(New("relief", Options{}))
+	for _, err := range []error{o.Create(other), o.WithoutRootKey().Create(foreign), os.WriteFile(text, []byte("Dear all"), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{from, other, foreign, text} {
+		before := must(os.ReadFile(path))
+		if err := (ExportCommand{File: from, Out: path}).Write(&out); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if !bytes.Equal(before, must(os.ReadFile(path))) {
+			t.Errorf("%s was overwritten", path)
+		}
+	}
+}
+
+// What people type wrong is named, and the file with it.
+func TestCommandsNameWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "kits.mission")
+	if err := must(New("relief", Options{})).WithoutRootKey().Create(path); err != nil {
+		t.Fatal(err)
+	}
+	id := strings.Repeat("0a", 16)
+	var out bytes.Buffer
+	for name, c := range map[string]struct {
+		err  error
+		want []string
+	}{
+		"no root key, revoke":   {RevokeCommand{File: path, Node: id}.Write(&out), []string{path, ErrNoRootKey.Error()}},
+		"no root key, diagnose": {DiagnoseCommand{File: path, Node: id}.Write(&out), []string{path, ErrNoRootKey.Error()}},
+		"short Node-ID":         {RevokeCommand{File: path, Node: "0a0b"}.Write(&out), []string{`"0a0b"`, "32 hex digits"}},
+		"no hex":                {DiagnoseCommand{File: path, Node: "kit 7"}.Write(&out), []string{`"kit 7"`, "32 hex digits"}},
+		"too long a Node-ID":    {RevokeCommand{File: path, Node: id + "0b"}.Write(&out), []string{"32 hex digits"}},
+	} {
+		for _, want := range c.want {
+			if c.err == nil || !strings.Contains(c.err.Error(), want) {
+				t.Errorf("%s: %v, want %q in it", name, c.err, want)
+			}
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("said: %s", out.String())
 	}
 }
