@@ -26,12 +26,12 @@ import (
 
 // What enrolment fails with.
 var (
-	ErrAuthentication = errors.New("account name or password not valid")               // failed_authentication
-	ErrUserName       = errors.New("user name not acceptable")                         // username_not_available
-	ErrNodeIDs        = errors.New("number of Node-IDs not acceptable")                // Node-IDs_not_available
-	ErrCSR            = errors.New("certificate signing request not acceptable")       // bad_CSR
-	ErrRefused        = errors.New("request refused by the server for another reason") // an unknown token or status
-	ErrCertificate    = errors.New("certificate from the enrolment server")            // that does not keep the rules
+	ErrAuthentication = errors.New("account name or password not valid")                   // failed_authentication
+	ErrUserName       = errors.New("user name not acceptable")                             // username_not_available
+	ErrNodeIDs        = errors.New("no Node-IDs for this account, or its kit was revoked") // Node-IDs_not_available
+	ErrCSR            = errors.New("certificate signing request not acceptable")           // bad_CSR
+	ErrRefused        = errors.New("request refused by the server for another reason")     // an unknown token or status
+	ErrCertificate    = errors.New("certificate from the enrolment server")                // that does not keep the rules
 )
 
 const (
@@ -221,6 +221,10 @@ func (c *Client) Enrol(ctx context.Context, d *config.Document, r Request) (*ide
 	h := c.client(d.InstanceName, nil)
 	var causes error
 	for _, server := range d.Rest.EnrollmentServers {
+		// The account and its password are in the body: they go nowhere but through TLS.
+		if u, err := url.Parse(server); err != nil || !strings.EqualFold(u.Scheme, "https") || u.Host == "" {
+			return nil, fmt.Errorf("enrolment server %q: not an https URL", server)
+		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server, bytes.NewReader(body))
 		if err != nil {
 			return nil, fmt.Errorf("enrolment server: %w", err)
@@ -233,7 +237,7 @@ func (c *Client) Enrol(ctx context.Context, d *config.Document, r Request) (*ide
 			continue
 		}
 		if status != http.StatusOK {
-			return nil, refused(status, answer)
+			return nil, fmt.Errorf("enrolment server %s: %w", server, refused(status, answer))
 		}
 		if media != mediaCert {
 			return nil, fmt.Errorf("%w: answer of type %q, want %q", ErrCertificate, media, mediaCert)

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -575,6 +576,19 @@ func TestServersThatLie(t *testing.T) {
 	d.Rest.EnrollmentServers = nil
 	if _, err := w.client.Enrol(context.Background(), &d, Request{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("no server: %v", err)
+	}
+	// The password goes to nobody in the clear, whoever named the URL.
+	var heard atomic.Bool
+	clear := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { heard.Store(true) }))
+	defer clear.Close()
+	for _, u := range []string{clear.URL, strings.TrimPrefix(clear.URL, "http:"), "https://"} {
+		d.Rest.EnrollmentServers = []string{u}
+		if _, err := w.client.Enrol(context.Background(), &d, Request{Account: "ann", Password: "password of ann"}); err == nil || !strings.Contains(err.Error(), "https") {
+			t.Errorf("%q: %v", u, err)
+		}
+	}
+	if heard.Load() {
+		t.Error("the password was sent in the clear")
 	}
 }
 

@@ -42,8 +42,15 @@ type enrolAdd struct {
 func (c enrolAdd) Run() error { return c.write(os.Stdout) }
 
 func (c enrolAdd) write(w io.Writer) error {
-	if _, err := mission.Load(c.Mission); err != nil {
+	m, err := mission.Load(c.Mission)
+	if err != nil {
 		return err
+	}
+	if _, err := enrolmentURL(m.Document()); err != nil {
+		return fmt.Errorf("%s: %w", c.Mission, err)
+	}
+	if !m.HasRootKey() { // the accounts would lie beside a file with which no server runs
+		return fmt.Errorf("%s: %w", c.Mission, mission.ErrNoRootKey)
 	}
 	secret, err := mission.BookOf(c.Mission).AddAccount(c.Name, c.User, c.Nodes)
 	if err != nil {
@@ -89,7 +96,7 @@ func (c enrolServer) Run(ctx context.Context) error {
 	}
 	if c.Listen == "" {
 		if c.Listen, err = listenAddress(m); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", c.Mission, err)
 		}
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
@@ -115,7 +122,11 @@ func enrolmentURL(d *config.Document) (*url.URL, error) {
 	if len(d.Rest.EnrollmentServers) == 0 {
 		return nil, errors.New("the mission has no enrolment server: kits let themselves in with its root key. `fieldkit mission new --enrol URL` makes one that has")
 	}
-	return url.Parse(d.Rest.EnrollmentServers[0])
+	u, err := url.Parse(d.Rest.EnrollmentServers[0])
+	if err != nil || !strings.EqualFold(u.Scheme, "https") || u.Host == "" {
+		return nil, fmt.Errorf("enrolment server %q: not an https URL", d.Rest.EnrollmentServers[0])
+	}
+	return u, nil
 }
 
 // serve answers on l until ctx ends.
@@ -127,7 +138,7 @@ func (c enrolServer) serve(ctx context.Context, l net.Listener, w io.Writer, log
 	}
 	a, err := m.Authority()
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", c.Mission, err)
 	}
 	u, err := enrolmentURL(m.Document())
 	if err != nil {
@@ -225,6 +236,13 @@ func (c enrolJoin) join(ctx context.Context, in io.Reader, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	d := *m.Document()
+	if c.URL != "" {
+		d.Rest.EnrollmentServers = []string{c.URL}
+	}
+	if _, err := enrolmentURL(&d); err != nil {
+		return fmt.Errorf("%s: %w", c.Mission, err)
+	}
 	password, err := c.password(in, w)
 	if err != nil {
 		return err
@@ -237,10 +255,6 @@ func (c enrolJoin) join(ctx context.Context, in io.Reader, w io.Writer) error {
 		roots.AddCert(r)
 	}
 	client := &enrol.Client{Roots: roots}
-	d := *m.Document()
-	if c.URL != "" {
-		d.Rest.EnrollmentServers = []string{c.URL}
-	}
 	key, err := mission.StateKey(c.State)
 	if err != nil {
 		return err

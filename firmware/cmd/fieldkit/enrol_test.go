@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -113,6 +114,15 @@ func TestEnrolServerWants(t *testing.T) {
 	if err := (enrolServer{Mission: path}).Run(context.Background()); err == nil || !strings.Contains(err.Error(), "--enrol") {
 		t.Errorf("a mission without an enrolment server: %v", err)
 	}
+	for name, err := range map[string]error{
+		"an account":     enrolAdd{Name: "kit-7", Mission: path, Nodes: 1}.write(&bytes.Buffer{}),
+		"a kit":          enrolJoin{Mission: path, Account: "kit-7", State: filepath.Join(dir, "state")}.join(t.Context(), strings.NewReader("x\n"), &bytes.Buffer{}),
+		"where a web is": enrolJoin{Mission: path, Account: "kit-7", URL: "http://127.0.0.1:1/", State: filepath.Join(dir, "state")}.join(t.Context(), strings.NewReader("x\n"), &bytes.Buffer{}),
+	} {
+		if err == nil || !strings.Contains(err.Error(), path) && !strings.Contains(err.Error(), "https") {
+			t.Errorf("%s without an enrolment server: %v", name, err)
+		}
+	}
 	with := filepath.Join(dir, "n")
 	if err := (mission.NewCommand{Name: "m", Out: with, Enrol: []string{"https://steward.example"}}).Write(&bytes.Buffer{}); err != nil {
 		t.Fatal(err)
@@ -120,6 +130,20 @@ func TestEnrolServerWants(t *testing.T) {
 	m, err := mission.Load(with)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// The accounts are where the server finds them, beside the file with the root key.
+	copied := filepath.Join(dir, "copy")
+	if err := m.WithoutRootKey().Create(copied); err != nil {
+		t.Fatal(err)
+	}
+	if err := (enrolAdd{Name: "kit-7", Mission: copied, Nodes: 1}).write(&bytes.Buffer{}); !errors.Is(err, mission.ErrNoRootKey) {
+		t.Errorf("an account beside a kit's copy: %v", err)
+	}
+	if _, err := os.Stat(copied + ".accounts"); err == nil {
+		t.Error("and it was written")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
+		t.Error("a state directory was made for a kit that did not enrol")
 	}
 	if a, err := listenAddress(m); err != nil || a != ":443" {
 		t.Errorf("%q, %v", a, err)
