@@ -393,14 +393,14 @@ func TestGuessingIsSlow(t *testing.T) {
 	g := newGuesses(now)
 	one, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8:0:1::1")
 	for i := range triesEach {
-		g.wrong(netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)), now) // one network, many addresses
+		g.count(netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)), now) // one network, many addresses
 	}
 	if g.wait(one, now) == 0 || g.wait(other, now) != 0 {
 		t.Errorf("one network %v, another %v", g.wait(one, now), g.wait(other, now))
 	}
 	// Everybody together, from ever new addresses: they wait, and the table stays as it is.
 	for i := range 5000 {
-		g.wrong(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
+		g.count(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
 	}
 	if len(g.each) > maxGuessers || g.wait(other, now) == 0 {
 		t.Errorf("%d addresses, wait %v", len(g.each), g.wait(other, now))
@@ -408,12 +408,70 @@ func TestGuessingIsSlow(t *testing.T) {
 	if later := now.Add(5000 * pauseAll); g.wait(other, later) != 0 {
 		t.Error("for ever")
 	}
-	g.wrong(other, now.Add(5000*pauseAll))
+	g.count(other, now.Add(5000*pauseAll))
 	if len(g.each) > 10 {
 		t.Errorf("%d addresses after the pause", len(g.each))
 	}
 	if g.wait(other, now.Add(-time.Hour)) != 0 && g.wait(other, now.Add(time.Hour)) != 0 {
 		t.Error("a clock that was set back locks everybody out")
+	}
+}
+
+// slow is a request body of which nothing more comes until it is let go.
+type slow struct {
+	io.Reader
+	once  sync.Once
+	begun chan<- struct{}
+	more  <-chan struct{}
+}
+
+func (s *slow) Read(b []byte) (int, error) {
+	s.once.Do(func() { s.begun <- struct{}{} })
+	<-s.more
+	return s.Reader.Read(b)
+}
+
+// Whoever is slow to say what he wants keeps nobody else from it, and has no more guesses for having begun early: "strict
+// rate-limiting policies" (RFC 6940 §13.6.2).
+func TestSlowRequests(t *testing.T) {
+	w := newWorld(t)
+	const guessers = 3 * triesEach
+	begun, more := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	var answers [guessers]*httptest.ResponseRecorder
+	for i := range answers {
+		var b bytes.Buffer
+		m := multipart.NewWriter(&b)
+		must(must(m.CreateFormField("username")).Write([]byte("ann")))
+		must(must(m.CreateFormField("password")).Write([]byte(fmt.Sprint("guess ", i))))
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		req := httptest.NewRequest(http.MethodPost, "https://"+overlay+"/enrol", &slow{Reader: &b, begun: begun, more: more})
+		req.Header.Set("Accept", mediaCert)
+		req.Header.Set("Content-Type", m.FormDataContentType())
+		answers[i] = httptest.NewRecorder()
+		wg.Go(func() { w.server.ServeHTTP(answers[i], req) })
+		select {
+		case <-begun:
+		case <-time.After(5 * time.Second):
+			close(more)
+			t.Fatalf("request %d is not read: %d %s", i, answers[i].Code, answers[i].Body)
+		}
+	}
+	if _, err := w.enrol("bob", nil); err != nil {
+		t.Errorf("while %d are slow: %v", guessers, err)
+	}
+	close(more)
+	wg.Wait()
+	wrong := 0
+	for _, a := range answers {
+		if a.Code == http.StatusForbidden {
+			wrong++
+		}
+	}
+	if wrong == 0 || wrong > triesEach {
+		t.Errorf("%d passwords were tried, %d may be", wrong, triesEach)
 	}
 }
 

@@ -54,6 +54,33 @@ func network(a netip.Addr) netip.Prefix {
 func (g *guesses) wait(a netip.Addr, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.pause(a, now)
+}
+
+// try is wait and, where that is 0, counts a wrong password before it is known whether it is one: of those that are tried
+// at once each counts.
+func (g *guesses) try(a netip.Addr, now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if wait := g.pause(a, now); wait > 0 {
+		return wait
+	}
+	g.count(a, now)
+	return 0
+}
+
+// right takes back what try counted.
+func (g *guesses) right(a netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.all.left = min(g.all.left+1, triesAll)
+	if t := g.each[network(a)]; t != nil {
+		t.left = min(t.left+1, triesEach)
+	}
+}
+
+// pause is called with mu held, as count is.
+func (g *guesses) pause(a netip.Addr, now time.Time) time.Duration {
 	g.all.fill(now, triesAll, pauseAll)
 	if t := g.each[network(a)]; t != nil {
 		if t.fill(now, triesEach, pauseEach); t.left <= 0 {
@@ -66,10 +93,7 @@ func (g *guesses) wait(a netip.Addr, now time.Time) time.Duration {
 	return 0
 }
 
-// wrong counts a wrong password.
-func (g *guesses) wrong(a netip.Addr, now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (g *guesses) count(a netip.Addr, now time.Time) {
 	g.all.left--
 	key := network(a)
 	t := g.each[key]

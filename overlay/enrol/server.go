@@ -28,7 +28,7 @@ const (
 	mediaCSR        = "application/pkcs10"
 	mediaCert       = "application/pkix-cert"
 	maxRequest      = 64 << 10 // bytes
-	maxAtOnce       = 4        // requests that are worked on; a password costs time on purpose
+	maxAtOnce       = 4        // requests that are worked on once they are read; a password costs time on purpose
 	fieldUser       = "username"
 	fieldPassword   = "password"
 	fieldNodeIDs    = "nodeids"
@@ -119,11 +119,16 @@ func (s *Server) configuration(w http.ResponseWriter, _ *http.Request) {
 type refusal struct {
 	code  int
 	token string
+	wait  time.Duration // until the next request, where there were too many
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("%d %s", r.code, r.token) }
 
-func refuse(token string) error { return &refusal{http.StatusForbidden, token} }
+func refuse(token string) error { return &refusal{code: http.StatusForbidden, token: token} }
+
+func tooMany(wait time.Duration) error {
+	return &refusal{code: http.StatusTooManyRequests, token: refuseTooMany, wait: wait}
+}
 
 // enrol is RFC 6940 §11.3.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) {
@@ -132,14 +137,7 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) {
 		s.throttle(w, wait)
 		return
 	}
-	select {
-	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
-	default:
-		s.throttle(w, time.Second)
-		return
-	}
-	der, name, err := s.answer(w, r)
+	der, name, err := s.answer(w, r, addr)
 	var no *refusal
 	switch {
 	case err == nil:
@@ -150,9 +148,10 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) {
 		return
 	case !errors.As(err, &no):
 		s.cfg.Log.Error("enrolment", "account", name, "err", err)
-		no = &refusal{http.StatusInternalServerError, "internal error"}
-	case no.token == tokenAuth:
-		s.guesses.wrong(addr, s.cfg.Now())
+		no = &refusal{code: http.StatusInternalServerError, token: "internal error"}
+	case no.wait > 0:
+		s.throttle(w, no.wait)
+		return
 	}
 	s.stats.refused.Add(1)
 	s.cfg.Log.Warn("enrolment refused", "from", addr, "why", no.token)
@@ -182,20 +181,37 @@ type form struct {
 }
 
 // answer makes the certificate and the name of the account that it is for.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request) ([]byte, string, error) {
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, addr netip.Addr) ([]byte, string, error) {
 	if !accepts(r.Header.Values("Accept"), mediaCert) {
 		// "The Accept header MUST contain the type "application/pkix-cert""
-		return nil, "", &refusal{http.StatusNotAcceptable, mediaCert}
+		return nil, "", &refusal{code: http.StatusNotAcceptable, token: mediaCert}
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 	f, err := readForm(r)
 	if err != nil {
 		return nil, "", err
 	}
+	// Only now: whoever is slow to say what he wants keeps nobody else from it.
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	default:
+		return nil, f.user, tooMany(time.Second)
+	}
+	// Again, since there may have been others meanwhile.
+	if wait := s.guesses.try(addr, s.cfg.Now()); wait > 0 {
+		return nil, f.user, tooMany(wait)
+	}
+	known := false
+	defer func() {
+		if known {
+			s.guesses.right(addr)
+		}
+	}()
 	var der []byte
 	err = change(s.cfg.Book, func(all []Account) ([]Account, error) {
 		i, ok := authenticate(all, f.user, f.password)
-		if !ok {
+		if known = ok; !ok {
 			return nil, refuse(tokenAuth)
 		}
 		var changed bool
@@ -220,10 +236,10 @@ func accepts(headers []string, media string) bool {
 }
 
 func readForm(r *http.Request) (*form, error) {
-	malformed := &refusal{http.StatusBadRequest, "malformed form"}
+	malformed := &refusal{code: http.StatusBadRequest, token: "malformed form"}
 	parts, err := r.MultipartReader()
 	if err != nil {
-		return nil, &refusal{http.StatusUnsupportedMediaType, "multipart/form-data"}
+		return nil, &refusal{code: http.StatusUnsupportedMediaType, token: "multipart/form-data"}
 	}
 	f := &form{nodes: 1, seen: map[string]bool{}}
 	for n := 0; ; n++ {
