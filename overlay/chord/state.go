@@ -313,4 +313,8 @@ func (s *State) neighbours() (pred, succ int) {
 // Uptime is how long this State has existed, by the last Step.
 func (s *State) Uptime() time.Duration { return s.now.Sub(s.started) }
 
+// Whole reports that every member of the ring is a member here, as far as this peer can tell: the ring has not outgrown
+// the full mesh.
+func (s *State) Whole() bool { return !s.large }
+
 func uptime(d time.Duration) uint32 { return uint32(min(max(d, 0)/time.Second, 1<<32-1)) }

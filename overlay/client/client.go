@@ -254,6 +254,9 @@ func (c *State) ResponsibleSet() uint32 { return 0 }
 // Uptime is chord.State's.
 func (c *State) Uptime() time.Duration { return c.now.Sub(c.started) }
 
+// Whole reports that every member of the ring is linked: a client does not know.
+func (c *State) Whole() bool { return false }
+
 // SelfTuning is chord.State's: a client estimates nothing.
 func (c *State) SelfTuning() (wire.SelfTuningData, bool) { return wire.SelfTuningData{}, false }
 

@@ -22,6 +22,7 @@ type topology interface {
 	Plausible(r wire.ResourceID, sender wire.NodeID) bool
 	ResponsibleSet() uint32
 	Uptime() time.Duration
+	Whole() bool // every member of the ring is linked
 	SelfTuning() (wire.SelfTuningData, bool)
 	Snapshot() chord.Snapshot
 }

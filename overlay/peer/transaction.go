@@ -157,7 +157,8 @@ func (p *Peer) resend(t *transaction) {
 // that one in the Destination List spares a hop, and there is no third that could swallow the request. If it is not
 // responsible after all it sends the request on, and if it does not answer the retransmissions go the other way.
 func (p *Peer) owner(res wire.ResourceID) *link {
-	if len(p.topo.members) > max(p.cfg.Chord.FullMesh, chord.DefaultFullMesh) {
+	// In a large ring some have no more links than a small ring has members.
+	if len(p.topo.members) > max(p.cfg.Chord.FullMesh, chord.DefaultFullMesh) || !p.chord.Whole() {
 		return nil
 	}
 	set := p.chord.ReplicaSet(res)
