@@ -131,6 +131,18 @@ func (d *Decoder) Append(b []byte, in Unit, front func(*Object)) ([]byte, bool) 
 	return append(out.b, '}'), u.fault == nil
 }
 
+// Fault is what Append would say is malformed in what in holds, nil if nothing is. It counts as Append does; of one unit
+// call only one of them.
+func (d *Decoder) Fault(in Unit) *wire.SyntaxError {
+	d.stats.Units++
+	u := &unit{Decoder: d, time: in.Time, checks: maxChecks}
+	u.unit(in)
+	if u.fault != nil {
+		d.stats.Malformed++
+	}
+	return u.fault
+}
+
 // Malformed appends the object of something that is not even the hex of a message.
 func (d *Decoder) Malformed(b []byte, fault wire.SyntaxError, front func(*Object)) []byte {
 	d.stats.Units++

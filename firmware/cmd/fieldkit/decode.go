@@ -53,7 +53,10 @@ func (c decodeCommand) decode(ctx context.Context, in io.Reader, out, report io.
 	if err != nil {
 		return err
 	}
-	p := &decodePrinter{decoder: decode.New(cfg), reencode: c.Reencode, out: bufio.NewWriter(out)}
+	p := &decodePrinter{name: c.File, decoder: decode.New(cfg), reencode: c.Reencode, out: bufio.NewWriter(out)}
+	if c.File == "" || c.File == "-" {
+		p.name = "standard input"
+	}
 	read := p.lines
 	if c.Pcap {
 		keys, err := c.keys()
@@ -127,6 +130,7 @@ func (c decodeCommand) keys() (capture.KeyLog, error) {
 
 // decodePrinter prints a line for each message.
 type decodePrinter struct {
+	name      string // of the input
 	decoder   *decode.Decoder
 	reencode  bool
 	out       *bufio.Writer
@@ -160,7 +164,7 @@ func (p *decodePrinter) lines(ctx context.Context, in io.Reader) error {
 func (p *decodePrinter) capture(ctx context.Context, in io.Reader, keys capture.KeyLog, report io.Writer) error {
 	r, err := capture.NewReader(in, keys)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	for ctx.Err() == nil {
 		packet, err := r.Next()
@@ -168,7 +172,7 @@ func (p *decodePrinter) capture(ctx context.Context, in io.Reader, keys capture.
 			break
 		}
 		if err != nil {
-			return errors.Join(err, p.out.Flush())
+			return errors.Join(fmt.Errorf("%s: %w", p.name, err), p.out.Flush())
 		}
 		front := func(o *decode.Object) {
 			o.Number("packet", packet.Number)
@@ -205,19 +209,8 @@ func (p *decodePrinter) print(u decode.Unit, fault *wire.SyntaxError, front func
 	b := p.buf[:0]
 	p.total++
 	switch {
-	case p.reencode && fault == nil:
-		again, err := p.decoder.Reencode(nil, u.Data)
-		if err == nil {
-			b = hex.AppendEncode(b, again)
-			break
-		}
-		if fault = new(wire.SyntaxError); !errors.As(err, &fault) {
-			return err
-		}
-		fallthrough
 	case p.reencode:
-		p.malformed++
-		b = fmt.Appendf(b, "# %v", fault)
+		b = p.again(b, u, fault)
 	case fault != nil:
 		b = p.decoder.Malformed(b, *fault, front)
 	default:
@@ -228,6 +221,23 @@ func (p *decodePrinter) print(u decode.Unit, fault *wire.SyntaxError, front func
 		return err
 	}
 	return p.out.Flush()
+}
+
+// again appends the line of --reencode: hex, or a comment that says what is wrong, with the offset that the JSON has.
+func (p *decodePrinter) again(b []byte, u decode.Unit, fault *wire.SyntaxError) []byte {
+	if fault != nil {
+		p.malformed++ // not even the decoder has seen it
+		return fmt.Appendf(b, "# %v", fault)
+	}
+	if fault = p.decoder.Fault(u); fault != nil {
+		return fmt.Appendf(b, "# %v", fault)
+	}
+	encoded, err := p.decoder.Reencode(nil, u.Data)
+	if err != nil {
+		p.malformed++
+		return fmt.Appendf(b, "# %v", err)
+	}
+	return hex.AppendEncode(b, encoded)
 }
 
 // verdict is the exit status.

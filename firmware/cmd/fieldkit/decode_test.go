@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -155,6 +156,34 @@ func TestDecodeReencode(t *testing.T) {
 	got := strings.Split(out.String(), "\n")
 	if !errors.Is(err, errMalformed) || len(got) != 5 || got[0] != good || got[3] != good || !strings.HasPrefix(got[1], "# ") || !strings.Contains(got[1], "byte 12") || !strings.HasPrefix(got[2], "# ") {
 		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestDecodeReencodeSaysWhatTheJSONSays: the same place, counted from the start of the input, and the same exit status,
+// inside a frame and for a signature that is wrong.
+func TestDecodeReencodeSaysWhatTheJSONSays(t *testing.T) {
+	k := newKits(t)
+	ping := k.ping(t, k.a, k.b, 1, 4)
+	cut := "8000000007" + fmt.Sprintf("%06x", 20) + hex.EncodeToString(ping[:20]) // a DATA frame
+	objects, _, err := decoded(t, decodeCommand{}, []byte(cut+"\n"))
+	if !errors.Is(err, errMalformed) || len(objects) != 1 {
+		t.Fatalf("%v, %v", objects, err)
+	}
+	var out bytes.Buffer
+	err = decodeCommand{Reencode: true}.decode(t.Context(), strings.NewReader(cut+"\n"), &out, &out)
+	if want := fmt.Sprintf("(byte %v)\n", objects[0]["offset"]); !errors.Is(err, errMalformed) || !strings.HasPrefix(out.String(), "# ") || !strings.HasSuffix(out.String(), want) {
+		t.Errorf("%v, %q, want %q at its end", err, out.String(), want)
+	}
+	forged := bytes.Clone(ping)
+	forged[len(forged)-1] ^= 1
+	for _, reencode := range []bool{false, true} {
+		c := decodeCommand{Reencode: reencode, Verify: true}
+		if err := c.decode(t.Context(), strings.NewReader(hex.EncodeToString(forged)), io.Discard, io.Discard); err == nil || errors.Is(err, errMalformed) {
+			t.Errorf("reencode %v: a forged signature with --verify: %v", reencode, err)
+		}
+	}
+	if err := (decodeCommand{Pcap: true}).decode(t.Context(), strings.NewReader("no capture"), io.Discard, io.Discard); err == nil || !strings.HasPrefix(err.Error(), "standard input: ") {
+		t.Errorf("what is no capture: %v", err)
 	}
 }
 
