@@ -1,7 +1,7 @@
 # The two commands: `make run` shows kits that find each other and connect phones; `make test` proves it.
 SHELL := /bin/bash
 
-.PHONY: run test build lint fuzz soak clean
+.PHONY: run test build lint fuzz soak clean help
 
 run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
 	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit ./firmware/cmd/fieldkitd
@@ -10,10 +10,10 @@ run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
 test: ## Everything: unit, goldens, simulation, the lab with real phones, the linters
 	@scripts/test
 
-build: ## fieldkitd for every board, without cgo, and the sizes
+build: ## fieldkitd for every board and fieldkit for this machine, without cgo, and the sizes
 	@scripts/build
 
-lint:
+lint: ## The linters alone
 	@scripts/lint
 
 fuzz: ## Each fuzz target for FUZZTIME (default 30s)
@@ -22,5 +22,8 @@ fuzz: ## Each fuzz target for FUZZTIME (default 30s)
 soak: ## A thousand seeds of simulated overlays, for at most SOAK (default 1h)
 	@scripts/soak
 
-clean:
+clean: ## Remove what was built
 	rm -rf bin build
+
+help: ## What there is to make
+	@grep -hE '^[a-z]+: ##' $(MAKEFILE_LIST) | sed 's/: ## /\t/' | expand -t 8

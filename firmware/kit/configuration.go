@@ -3,6 +3,7 @@ package kit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"fieldkit/firmware/mission"
@@ -45,6 +46,7 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 	}
 	k.mission.Store(m.WithoutRootKey())
 	k.health.OK("configuration")
+	k.checkMembership()
 	k.log.Info("configuration changes", "sequence", m.Document().Sequence, "revoked", len(m.Document().BadNodes))
 	if d := k.overlay.found.Load(); d != nil {
 		if err := d.SetText(k.announcement()); err != nil {
@@ -56,6 +58,19 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 	default: // it will be taken up by the membership that is being made
 	}
 	return nil
+}
+
+// checkMembership tells people whether the kit is a member. The others never tell a kit that it was revoked, they only
+// refuse it; but who wiped it, or revoked the wrong one, stands before it with the file that says so.
+func (k *Kit) checkMembership() {
+	switch m := k.mission.Load(); {
+	case slices.Contains(m.Document().BadNodes, k.id.NodeID()):
+		k.health.Fault("mission", "this kit was revoked: no other kit links with it")
+	case m.Founded:
+		k.health.Warn("mission", "none was given: this kit founded its own and serves its handsets alone")
+	default:
+		k.health.OK("mission")
+	}
 }
 
 // twoStewards tells people what no kit can mend (docs/adr/0019).

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
 	"fieldkit/overlay/discovery"
 	"fieldkit/overlay/ident"
@@ -91,5 +92,36 @@ func TestBootstrapNodes(t *testing.T) {
 		if got[i].String() != want[i] {
 			t.Errorf("%v, want %v", got, want)
 		}
+	}
+}
+
+// Who revoked the wrong kit, or wiped a lost one and gave it the file again, sees at that kit why it stays alone.
+func TestARevokedKitSaysSo(t *testing.T) {
+	k := still(t)
+	k.checkMembership()
+	if got := check(k, "mission"); got != "ok" {
+		t.Errorf("a member: %q", got)
+	}
+	m := k.mission.Load()
+	other, err := ident.RandomNodeID(k.id.NodeID().Len())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		id   wire.NodeID
+		want string
+	}{{other, "ok"}, {k.id.NodeID(), "fault: this kit was revoked: no other kit links with it"}} {
+		if m, err = m.Revoke(c.id); err != nil {
+			t.Fatal(err)
+		}
+		k.newDocument(m.Document())
+		if got := check(k, "mission"); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	k.health = health.New("kit", nil)
+	k.checkMembership() // as after a restart
+	if got := check(k, "mission"); !strings.HasPrefix(got, "fault") {
+		t.Errorf("after a restart: %q", got)
 	}
 }

@@ -81,11 +81,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	if k.store, err = store.Open(cfg.StateDir, store.Config{Log: o.Log}); err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	if founded {
-		k.health.Warn("mission", "none was given: this kit founded its own and serves its handsets alone")
-	} else {
-		k.health.OK("mission")
-	}
+	k.checkMembership()
 	k.interfaces.Store(&[]netif.Interface{})
 	k.overlay.renew = make(chan struct{}, 1)
 	k.lights.init(k)

@@ -36,6 +36,13 @@ func still(t *testing.T) *Kit {
 		t.Fatal(err)
 	}
 	k.mission.Store(m)
+	a, err := m.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.id, err = a.NewIdentity(); err != nil {
+		t.Fatal(err)
+	}
 	if k.store, err = store.Open(k.cfg.StateDir, store.Config{}); err != nil {
 		t.Fatal(err)
 	}

@@ -3,10 +3,12 @@ package kit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"fieldkit/firmware/mission"
 	"fieldkit/overlay/node"
 	"fieldkit/overlay/sipusage"
 	"fieldkit/overlay/wire"
@@ -60,9 +62,19 @@ func (k *Kit) traceTarget(n *node.Node, whom string) (wire.Destination, error) {
 		}
 	}
 	o.mu.Unlock()
+	m := k.mission.Load()
+	if n, err := strconv.Atoi(whom); err == nil && len(whom) == 3 && n > 0 {
+		// Nobody's number is that short. A way to whoever keeps what nobody stored would look like one to the kit.
+		return wire.Destination{}, fmt.Errorf("%w: no kit %d announces itself here; its Node-ID does as well", ui.ErrNoTarget, n)
+	}
+	if !strings.Contains(whom, "@") && !slices.ContainsFunc(m.Handsets, func(h mission.Handset) bool {
+		return h.Number == whom || strings.EqualFold(h.Name, whom)
+	}) {
+		return wire.Destination{}, fmt.Errorf("%w: neither a kit that announces itself here, nor an account of the mission file as this kit has it", ui.ErrNoTarget)
+	}
 	aor := whom
 	if !strings.Contains(aor, "@") {
-		aor += "@" + k.mission.Load().Overlay
+		aor += "@" + m.Overlay
 	}
 	aor, err := sipusage.Canonical(aor)
 	if err != nil {

@@ -36,7 +36,7 @@ type commands struct {
 		List handsetList `cmd:"" help:"List the handset accounts."`
 	} `cmd:"" help:"The handset accounts of a mission."`
 	Enrol   enrolCommands    `cmd:"" help:"Let kits into a mission whose root key stays at home."`
-	Trace   traceCommand     `cmd:"" help:"Follow the way to a kit, or to where a person is registered, kit by kit."`
+	Trace   traceCommand     `cmd:"" help:"Follow the way to a kit, or to where a person's registration is kept, kit by kit."`
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
 	Lab     labCommand       `cmd:"" help:"Run several kits and phones on this machine."`
 	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -97,7 +98,11 @@ func describe(s ui.Status) string {
 		if k.RTTMS > 0 {
 			rtt = fmt.Sprintf("%.1f ms", k.RTTMS)
 		}
-		kits = append(kits, fmt.Sprintf("%d\t%s\t%s\t%s\t%s", k.Number, k.NodeID, strings.TrimSpace(k.State+" "+k.Reason), rtt, ui.Age(k.SinceS)))
+		number := "-" // only announcements tell it
+		if k.Number > 0 {
+			number = strconv.Itoa(k.Number)
+		}
+		kits = append(kits, fmt.Sprintf("%s\t%s\t%s\t%s\t%s", number, k.NodeID, strings.TrimSpace(k.State+" "+k.Reason), rtt, ui.Age(k.SinceS)))
 	}
 	for _, h := range s.Handsets {
 		if h.Registered {

@@ -61,7 +61,7 @@ strangers | 1 refused | warn | 9 s
 
 KIT | NODE-ID | STATE | ROUND TRIP | FOR
 102 | 02 | linked | 1.2 ms | 5 s
-0 | 03 | stranger announces another mission | - | 0 s
+- | 03 | stranger announces another mission | - | 0 s
 
 NUMBER | NAME | CONTACT | EXPIRES IN
 10101 | anna | sip:a�[2J@b tcp | 30 s
