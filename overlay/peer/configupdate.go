@@ -12,6 +12,7 @@ import (
 type updates struct {
 	newest *ident.Document // handed to Config.NewDocument; nil: none was
 	share  Bucket          // ConfigUpdates of this node: each carries a whole document
+	offers Bucket          // the same for those to kits that were only announced, as anybody can announce some
 }
 
 // sameSequence is RFC 6940 §6.3.2.1: "When a destination node receives a request, it MUST check that the
@@ -57,7 +58,11 @@ func (p *Peer) outdated(t *transaction, from wire.NodeID, e wire.ErrorResponse) 
 
 // pushConfig sends the configuration document to a node that has an older one.
 func (p *Peer) pushConfig(dest []wire.Destination) {
-	p.pushUpdate(dest, wire.ConfigUpdateRequest{Type: wire.ConfigUpdateConfig, Config: p.cfg.Document.Raw()})
+	p.pushUpdate(dest, p.ownDocument(), &p.updates.share)
+}
+
+func (p *Peer) ownDocument() wire.ConfigUpdateRequest {
+	return wire.ConfigUpdateRequest{Type: wire.ConfigUpdateConfig, Config: p.cfg.Document.Raw()}
 }
 
 // pushKinds sends the definitions of Kinds that a node said it does not know: "A node which receives this error MUST
@@ -76,14 +81,14 @@ func (p *Peer) pushKinds(dest []wire.Destination, info []byte) {
 		}
 	}
 	if len(u.Kinds) > 0 {
-		p.pushUpdate(dest, u)
+		p.pushUpdate(dest, u, &p.updates.share)
 	}
 }
 
 // pushUpdate sends a ConfigUpdate, unless there were too many: whoever refuses everything must not make this node send
 // him documents without end.
-func (p *Peer) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
-	if !p.updates.share.Take(p.now) {
+func (p *Peer) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest, share *Bucket) {
+	if !share.Take(p.now) {
 		return
 	}
 	body, err := u.AppendBinary(nil)
@@ -103,7 +108,7 @@ func (p *Peer) pushUpdate(dest []wire.Destination, u wire.ConfigUpdateRequest) {
 // header tells (docs/adr/0019). Whoever has the one that is superseded takes the other.
 func (p *Peer) Offer(now time.Time, id wire.NodeID) {
 	began := p.enter(now)
-	p.pushConfig([]wire.Destination{wire.ToNode(id)})
+	p.pushUpdate(toNode(id), p.ownDocument(), &p.updates.offers)
 	p.leave(began)
 }
 

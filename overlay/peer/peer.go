@@ -126,7 +126,7 @@ func New(cfg Config, now time.Time) (*Peer, error) {
 		p.chord = chord.New(c, cfg.ID, now)
 	}
 	p.topo.members, p.topo.due = []wire.NodeID{cfg.ID}, p.chord.Deadline()
-	p.updates.share = NewBucket(updateRate, updateBurst, now)
+	p.updates.share, p.updates.offers = NewBucket(updateRate, updateBurst, now), NewBucket(updateRate, updateBurst, now)
 	return p, nil
 }
 
