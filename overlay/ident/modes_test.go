@@ -300,6 +300,30 @@ func TestAssignedNodeIDs(t *testing.T) {
 	if _, err := w.root.Certify(key.Public(), slices.Repeat(ids[:1], 2), "a@b", false); err == nil {
 		t.Error("a Node-ID twice")
 	}
+	// bad-node: "the certificate with this Node-ID MUST NOT be considered valid" (RFC 6940 §11.1), whichever of its
+	// Node-IDs is named; and what was believed with an enrolment server is not without.
+	update := func(edit func(*Document)) {
+		t.Helper()
+		next.Sequence++
+		edit(&next)
+		if err := w.trust.Update(must(next.Sign(must(w.root.Signer())))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range ids {
+		update(func(d *Document) { d.BadNodes = []wire.NodeID{bad} })
+		if _, err := w.trust.VerifyChain([][]byte{user}, now); !errors.Is(err, ErrRevoked) {
+			t.Errorf("%v revoked: %v", bad, err)
+		}
+	}
+	update(func(d *Document) { d.BadNodes = nil })
+	if _, err := w.trust.VerifyChain([][]byte{user}, now); err != nil {
+		t.Errorf("not revoked any more: %v", err)
+	}
+	update(func(d *Document) { d.Rest.EnrollmentServers = nil })
+	if _, err := w.trust.VerifyChain([][]byte{user}, now); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("after the enrollment-server is gone: %v", err)
+	}
 }
 
 // "All implementations MUST support RSASSA-PKCS1-v1_5 signatures with SHA-256 hashes": signing, too.
