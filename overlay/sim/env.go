@@ -261,9 +261,6 @@ func (k *Kit) NewDocument(*config.Document) {}
 // Changed is peer.Env's.
 func (k *Kit) Changed() {}
 
-// accepts reports that a peer's Env is what a Kit is.
-var _ peer.Env = (*Kit)(nil)
-
 // drained takes all links of a kit that is gone. Their far ends find out by themselves.
 func (k *Kit) drained() []*End {
 	list := slices.Clone(k.ends)
