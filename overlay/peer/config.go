@@ -81,7 +81,7 @@ type RemoteError struct {
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("error %#x from %s", uint16(e.Code), e.From)
+	return fmt.Sprintf("%v from %s", e.Code, e.From)
 }
 
 // IsRemote reports whether err is an error answer with that code.

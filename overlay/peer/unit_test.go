@@ -266,6 +266,10 @@ func TestRemoteError(t *testing.T) {
 	if !IsRemote(err, wire.ErrorForbidden) || IsRemote(err, wire.ErrorNotFound) || IsRemote(ErrTimeout, wire.ErrorForbidden) {
 		t.Error(err)
 	}
+	// People read it, in a trace for one: by the RFC's name.
+	if got, want := err.Error(), "store: Error_Forbidden from "+id(3).String(); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
 
 // What was answered is forgotten in time, also when nobody asks again.
