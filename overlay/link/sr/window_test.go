@@ -228,3 +228,58 @@ func later(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// "when TCP has not received a segment for more than one retransmission timeout, cwnd is reduced to the value of the
+// restart window" (RFC 5681 §4.1), which is the initial one.
+func TestWindowAfterAPause(t *testing.T) {
+	for _, c := range []struct {
+		pause float64 // in RTOs
+		want  func(sent, window int) bool
+	}{
+		{0.9, func(sent, window int) bool { return sent == window && sent > initialWindow }},
+		{1.1, func(sent, _ int) bool { return sent == initialWindow }},
+	} {
+		b := newWindowBench(t, 16)
+		b.step(Tick, nil)
+		for seq := range uint32(16) {
+			b.ack(seq)
+		}
+		window := b.r.send.window
+		b.now = b.now.Add(time.Duration(c.pause * float64(b.r.est.rto)))
+		for i := range 16 {
+			if err := b.send(fmt.Sprint("after the pause ", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.step(Tick, nil)
+		if n := len(b.sent()); !c.want(n, window) {
+			t.Errorf("%d frames at once after %.1f RTO, the window was %d", n, c.pause, window)
+		}
+	}
+}
+
+// RFC 5681 §3.2 has one halving for all that was under way when the first loss was found, also where the second is found
+// later.
+func TestWindowIsHalvedOnceForOneFlight(t *testing.T) {
+	b := newWindowBench(t, 60)
+	b.step(Tick, nil)
+	for seq := range uint32(10) {
+		b.ack(seq)
+	}
+	for _, seq := range []uint32{11, 12, 14} { // 10 is missing, and 13
+		b.ack(seq)
+	}
+	if b.r.stats.Retransmits != 1 {
+		t.Fatalf("%d resent", b.r.stats.Retransmits)
+	}
+	halved := b.r.send.window
+	for _, seq := range []uint32{15, 16} {
+		b.ack(seq)
+	}
+	if b.r.stats.Retransmits != 2 {
+		t.Fatalf("%d resent", b.r.stats.Retransmits)
+	}
+	if b.r.send.window < halved {
+		t.Errorf("window %d after the second loss of one flight, %d after the first", b.r.send.window, halved)
+	}
+}
