@@ -50,7 +50,7 @@ func (p *Peer) compress(via []wire.Destination, to wire.NodeID) (id wire.Destina
 	if s.until.After(p.now) {
 		return wire.Destination{}, false
 	}
-	s.list, s.to, s.until, s.turns = via, to, p.now.Add(viaKept), (s.turns+1)&turnsMask
+	s.list, s.to, s.until, s.turns = via, to, p.now.Add(max(viaKept, p.params.reliability)), (s.turns+1)&turnsMask
 	v.next = (at + 1) % viaSlots
 	return wire.ToOpaque(s.turns<<slotBits | uint16(at)), true
 }

@@ -184,3 +184,23 @@ func TestListCompressionIsBounded(t *testing.T) {
 		t.Errorf("later %d lists compressed, %d kept, want %d", n, len(r.vias.slots), viaSlots)
 	}
 }
+
+// "… MUST be maintained for at least the value of the overlay-reliability-timer" (RFC 6940 §6.1.2), also in an overlay whose
+// timer is longer than a request lives elsewhere.
+func TestListsAreKeptForTheReliabilityTimer(t *testing.T) {
+	r := newRig(t)
+	far, l := r.neighbour(t, nil)
+	r.params.reliability = 2 * viaKept
+	d, ok := r.compress([]wire.Destination{wire.ToNode(id(1))}, far.NodeID())
+	if !ok {
+		t.Fatal("not compressed")
+	}
+	r.now = t0.Add(2*viaKept - time.Second)
+	if _, ok := r.expand(d, r.conns.find(l)); !ok {
+		t.Error("forgotten before the timer")
+	}
+	r.now = t0.Add(2*viaKept + time.Second)
+	if _, ok := r.expand(d, r.conns.find(l)); ok {
+		t.Error("kept for ever")
+	}
+}
