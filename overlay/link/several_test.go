@@ -41,6 +41,7 @@ func TestAttachToOneOfSeveralNodeIDs(t *testing.T) {
 		"shared secret": shared,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m, many := several(t)
 			a, b := m.transport(change), m.transport(change, many)
 			ctx := testContext(t, 10*time.Second)
