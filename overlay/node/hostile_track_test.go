@@ -30,6 +30,7 @@ func TestMemberLiesAboutThePath(t *testing.T) {
 			"back to the asker":      asker.ID(),
 			"somewhere else":         ring[(at+4)%len(ring)].ID(),
 			"to a node that is not":  invented,
+			"to everybody":           wire.WildcardNodeID(16),
 			"to the responsible kit": next.ID(),
 			"to its own predecessor": ring[(at+5)%len(ring)].ID(),
 		} {

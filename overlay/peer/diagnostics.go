@@ -312,7 +312,8 @@ func (t *tracking) ask(next wire.NodeID) {
 			return
 		}
 	}
-	if next == p.cfg.ID || len(t.way) >= int(p.params.initialTTL) {
+	// A hop that is asked at the wildcard would answer in its own name: it would be no hop of this way.
+	if next == p.cfg.ID || next.IsWildcard() || next.IsInvalid() || len(t.way) >= int(p.params.initialTTL) {
 		t.end(fmt.Errorf("%w: %d hops, then %v", ErrPath, len(t.way), next))
 		return
 	}
