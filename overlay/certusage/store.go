@@ -21,7 +21,7 @@ func (u *Usage) put(ctx context.Context, p place, signer *ident.Signer) error {
 		return err
 	}
 	der := signer.Certificates()[0]
-	at := uint32(wire.LastIndex)
+	at := wire.LastIndex
 	if i := find(there, signer.NodeID(), der); i >= 0 {
 		at = there[i].Value.Index
 	}

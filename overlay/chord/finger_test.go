@@ -164,7 +164,7 @@ func TestSearchIsPaced(t *testing.T) {
 					t.Fatalf("searches %v apart", gap)
 				}
 				last = now
-				s.Step(now, SearchFailed{Resource: o.Resource})
+				s.Step(now, SearchFailed(o))
 			case Probe:
 				s.Step(now, ProbeFailed{Via: o.Via})
 			}

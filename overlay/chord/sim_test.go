@@ -308,7 +308,7 @@ func (m *sim) carry(n *simNode, o Output) {
 	case Search:
 		m.send("search", n.id, []wire.Destination{wire.ToResource(o.Resource)},
 			func(at wire.NodeID) { m.step(n, SearchAnswered{Resource: o.Resource, Owner: at}) },
-			func() { m.step(n, SearchFailed{Resource: o.Resource}) })
+			func() { m.step(n, SearchFailed(o)) })
 	case ProbeInfo:
 		m.cost.add("probe info", 2, pingBytes)
 		m.over(n, o.To, func(to *simNode) {

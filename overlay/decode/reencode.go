@@ -33,7 +33,7 @@ func (d *Decoder) reencodeMessage(b, data []byte) ([]byte, error) {
 	for i := range header.Options {
 		o := &header.Options[i]
 		content, err := parseOption(o)
-		if o.Data, err = again(o.Data, content, err); err != nil {
+		if o.Data, err = again(o.Data, content, err == nil); err != nil {
 			return b, err
 		}
 	}
@@ -44,11 +44,11 @@ func (d *Decoder) reencodeMessage(b, data []byte) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}
-	m.Header.Options = header.Options
+	m.Options = header.Options
 	for i := range m.Extensions {
 		e := &m.Extensions[i]
 		content, err := parseExtension(m.Code, e)
-		if e.Data, err = again(e.Data, content, err); err != nil {
+		if e.Data, err = again(e.Data, content, err == nil); err != nil {
 			return b, err
 		}
 	}
@@ -68,8 +68,8 @@ func (d *Decoder) reencodeMessage(b, data []byte) ([]byte, error) {
 
 // again is the encoding of content, or raw when there was none to read. What could not be read stays as it is: that it is
 // malformed is said elsewhere.
-func again(raw []byte, content encoding.BinaryAppender, malformed error) ([]byte, error) {
-	if content == nil || malformed != nil {
+func again(raw []byte, content encoding.BinaryAppender, readable bool) ([]byte, error) {
+	if content == nil || !readable {
 		return raw, nil
 	}
 	return content.AppendBinary(nil)
@@ -93,11 +93,11 @@ func againInside(body encoding.BinaryAppender, idLen int) (encoding.BinaryAppend
 		}
 	case wire.LeaveRequest:
 		leave, malformed := wire.ParseChordLeave(body.OverlaySpecific, idLen)
-		body.OverlaySpecific, err = again(body.OverlaySpecific, leave, malformed)
+		body.OverlaySpecific, err = again(body.OverlaySpecific, leave, malformed == nil)
 		return body, err
 	case wire.ErrorResponse:
 		info, malformed := parseErrorInfo(body, idLen)
-		body.Info, err = again(body.Info, info, malformed)
+		body.Info, err = again(body.Info, info, malformed == nil)
 		return body, err
 	case wire.PathTrackAnswer:
 		body.Response.Info = slices.Clone(body.Response.Info)
@@ -123,7 +123,7 @@ func againValues(kind wire.KindID, values []wire.StoredData) error {
 		}
 		content, malformed := parseValue(kind, v.Value)
 		var err error
-		if v.Value, err = again(v.Value, content, malformed); err != nil {
+		if v.Value, err = again(v.Value, content, malformed == nil); err != nil {
 			return err
 		}
 	}

@@ -443,7 +443,7 @@ func TestSlowRequests(t *testing.T) {
 		var b bytes.Buffer
 		m := multipart.NewWriter(&b)
 		must(must(m.CreateFormField("username")).Write([]byte("ann")))
-		must(must(m.CreateFormField("password")).Write([]byte(fmt.Sprint("guess ", i))))
+		must(fmt.Fprint(must(m.CreateFormField("password")), "guess ", i))
 		if err := m.Close(); err != nil {
 			t.Fatal(err)
 		}

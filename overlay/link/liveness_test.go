@@ -121,7 +121,7 @@ func TestHeardAndCheck(t *testing.T) {
 				t.Error("an answer from another address counts")
 			}
 			watch.answer(fresh[0].data, fresh[0].from) // the control
-			if x.Heard() == heard {
+			if x.Heard().Equal(heard) {
 				t.Error("the answer does not count")
 			}
 			air.lose(false)

@@ -80,7 +80,7 @@ func (s *relaySocket) ReadFrom(b []byte) (int, net.Addr, error) {
 		if !s.wellFormed(b[:n]) {
 			continue
 		}
-		if n = s.channels.receive(b, n); n == 0 {
+		if n = s.receive(b, n); n == 0 {
 			continue
 		}
 		if from != s.lastFrom || s.lastAddr == nil {

@@ -78,7 +78,8 @@ func (p *Peer) diagnose(a *arrival, to *link) bool {
 	if !ok || a.from == nil {
 		return false
 	}
-	code, info := wire.ErrorCode(0), ""
+	var code wire.ErrorCode
+	var info string
 	switch {
 	case expired(p.now, q.Expiration, q.Initiated):
 		code = wire.ErrorMessageExpired

@@ -131,8 +131,8 @@ func (p *Peer) targets(res wire.ResourceID, only wire.NodeID) (out []storage.Tar
 	if len(set) == 0 {
 		return nil
 	}
-	switch {
-	case set[0] == p.cfg.ID:
+	switch set[0] {
+	case p.cfg.ID:
 		for i, id := range set[1:] {
 			out = append(out, storage.Target{Node: id, Replica: uint8(i + 1)})
 		}

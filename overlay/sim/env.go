@@ -203,10 +203,18 @@ func (k *Kit) Connect(x peer.Attempt, remote wire.IceParameters, id wire.NodeID,
 	return func() { w.k.after(0, func() { a.end(nil, errUnreachable) }) }
 }
 
+// checkLost reports whether a connectivity check or its answer is lost.
+func (w *World) checkLost() bool {
+	if w.lost() {
+		return true
+	}
+	return w.lost()
+}
+
 // connect runs between two attempts that know of each other.
 func (w *World) connect(a, b *attempt) {
 	ice, rtt := time.Duration(0), w.latency()+w.latency()
-	for w.lost() || w.lost() {
+	for w.checkLost() {
 		ice += checkInterval
 	}
 	dtls, ok := w.handshake(dtlsFlights, min(max(2*rtt, minFlight), maxFlight), connectTimeout)

@@ -3,9 +3,11 @@ package turnusage
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"fieldkit/overlay/stun"
@@ -38,7 +40,7 @@ func Probe(ctx context.Context, server netip.AddrPort) (netip.AddrPort, error) {
 		}
 		for {
 			n, err := c.Read(buf)
-			if t, ok := err.(net.Error); ok && t.Timeout() {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
 			}
 			if err != nil {

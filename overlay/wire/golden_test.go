@@ -486,7 +486,7 @@ func TestEncodingDoesNotAllocate(t *testing.T) {
 	rest := make([]byte, 1000)
 	ids := []KindID{1, 2, 3}
 	for name, encode := range map[string]func() ([]byte, error){
-		"AppendForward":  func() ([]byte, error) { return m.Header.AppendForward(buf, rest) },
+		"AppendForward":  func() ([]byte, error) { return m.AppendForward(buf, rest) },
 		"AppendHeader":   func() ([]byte, error) { return m.AppendHeader(buf, len(rest)) },
 		"AppendContents": func() ([]byte, error) { return m.AppendContents(buf) },
 		"AppendKindList": func() ([]byte, error) { return AppendKindList(buf, ids) },

@@ -20,7 +20,7 @@ func (s *seen) frame(t *testing.T, sign func(*Message), sequence uint32) []byte 
 	t.Helper()
 	s.Overlay, s.TTL, s.TransactionID = OverlayHash("chat.mission.home.arpa"), 16, uint64(sequence)+1
 	sign(&s.Message)
-	message, err := s.Message.AppendBinary(nil)
+	message, err := s.AppendBinary(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

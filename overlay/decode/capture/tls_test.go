@@ -436,7 +436,7 @@ func FuzzCapture(f *testing.F) {
 				break
 			}
 			if len(p.Data) > maxMessage+wire.FrameDataOverhead || (len(p.Data) == 0) != (p.Fault != nil) || n > len(file) {
-				t.Fatal(fmt.Sprintf("%+v", p))
+				t.Fatalf("%+v", p)
 			}
 		}
 	})

@@ -156,7 +156,8 @@ func (n *Network) check() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.bytes += 112 + 64
-	return n.rng.Float64() >= n.cond.Loss && n.rng.Float64() >= n.cond.Loss
+	there, back := n.rng.Float64(), n.rng.Float64()
+	return there >= n.cond.Loss && back >= n.cond.Loss
 }
 
 func (n *Network) count(b []byte) {
