@@ -206,6 +206,7 @@ func (p *Peer) respond(r *request, m *wire.Message, err error) {
 	if err != nil {
 		p.count.Unencodable++
 		p.log.Warn("answer not encoded", "code", m.Code, "err", err)
+		p.ans.drop(r) // its retransmission is processed anew
 		return
 	}
 	limit := p.params.maxMessage

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -296,5 +297,55 @@ func TestAnswersAreForgotten(t *testing.T) {
 	r.Advance(t0.Add(requestLifetime))
 	if len(r.ans.bySigner) != 0 {
 		t.Error("kept beyond it")
+	}
+}
+
+// muteCrypto cannot sign while it is mute, as when the key's device does not answer.
+type muteCrypto struct {
+	Crypto
+	mute bool
+}
+
+func (c *muteCrypto) Sign(m *wire.Message, s *ident.Signer) error {
+	if c.mute {
+		return errors.New("no signature")
+	}
+	return c.Crypto.Sign(m, s)
+}
+
+// RFC 6940 §6.2.1: "Receiving nodes MUST generate semantically equivalent responses to retransmissions of the same
+// request". Of one whose answer came to nothing, the retransmission is processed anew.
+func TestRequestWhoseAnswerFailedIsProcessedAgain(t *testing.T) {
+	r := newRig(t)
+	var sent [][]byte
+	from, in := r.neighbour(t, &sent)
+	m := r.newMessage(&Outgoing{Dest: toNode(r.ID()), Code: wire.JoinReq, Body: []byte{}})
+	if err := ident.Sign(m, from.Signer()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := m.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.env.settle()
+	crypto := &muteCrypto{Crypto: r.cfg.Crypto, mute: true}
+	r.cfg.Crypto = crypto
+	answers := func() (n int) {
+		sent = nil
+		r.Receive(t0, in, b)
+		r.env.settle()
+		for _, s := range sent {
+			if a, err := wire.Parse(s); err == nil && a.TransactionID == m.TransactionID {
+				n++
+			}
+		}
+		return n
+	}
+	if n := answers(); n != 0 {
+		t.Fatalf("%d answers without a signature", n)
+	}
+	crypto.mute = false
+	if n := answers(); n != 1 {
+		t.Errorf("the retransmission got %d answers, want 1", n)
 	}
 }
