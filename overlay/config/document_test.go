@@ -199,6 +199,17 @@ func TestDocumentErrors(t *testing.T) {
 	}
 }
 
+// The same document has the same error each time: of several elements that are too many, the first is named.
+func TestDocumentErrorsAreTheSameEachTime(t *testing.T) {
+	w := newWorld(t)
+	doc := document(rootElement(w) + strings.Repeat("<initial-ttl>9</initial-ttl><turn-density>1</turn-density><no-ice>true</no-ice>", 2))
+	for range 20 {
+		if _, err := Parse(doc, ""); err == nil || !strings.Contains(err.Error(), "initial-ttl: 2 of them, at most 1") {
+			t.Fatalf("%v", err)
+		}
+	}
+}
+
 // "If a node is not capable of supporting the new requirements, it MUST exit the overlay."
 func TestDocumentSupported(t *testing.T) {
 	w := newWorld(t)

@@ -125,9 +125,9 @@ func readConfiguration(c *xmlNode) (*Document, error) {
 			d.NodeIDLength = int(n)
 		}
 	}
-	for name, n := range count {
-		if most := limit(name); n > most {
-			return nil, fmt.Errorf("element %s: %d of them, at most %d", name.Local, n, most)
+	for _, e := range c.children {
+		if n, most := count[e.name], limit(e.name); n > most {
+			return nil, fmt.Errorf("element %s: %d of them, at most %d", e.name.Local, n, most)
 		}
 	}
 	for _, e := range c.children {
