@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -45,7 +46,13 @@ func (c simCommand) run(ctx context.Context, out io.Writer) error {
 	case "list":
 		return listScenarios(out)
 	case "soak":
+		if err := c.checkSoak(); err != nil {
+			return err
+		}
 		return c.soak(ctx, out)
+	}
+	if err := c.check(); err != nil {
+		return err
 	}
 	o := sim.Options{Nodes: c.Nodes, Rings: c.Rings, Known: c.Known, Seed: c.Seed, Real: c.Real, Delay: c.Delay, Jitter: c.Jitter}
 	if c.Loss != nil {
@@ -57,6 +64,42 @@ func (c simCommand) run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return c.show(r, out)
+}
+
+// check names the option that is out of its range; what options together cannot be, the simulation says.
+func (c simCommand) check() error {
+	switch {
+	case c.Nodes < 0 || c.Nodes > sim.MaxNodes:
+		return outOfRange("nodes", c.Nodes, fmt.Sprintf("1 to %d", sim.MaxNodes))
+	case c.Scenario == "merge" && (c.Rings < 0 || c.Rings == 1): // one ring has nobody to meet
+		return outOfRange("rings", c.Rings, "2 or more")
+	case c.Rings < 0:
+		return outOfRange("rings", c.Rings, "1 or more")
+	case c.Known < 0:
+		return outOfRange("known", c.Known, "1 or more")
+	case c.Loss != nil && (*c.Loss < 0 || *c.Loss >= 100 || math.IsNaN(*c.Loss)):
+		return outOfRange("loss", *c.Loss, "0 to less than 100 percent")
+	case c.Delay < 0:
+		return outOfRange("delay", c.Delay, "0s or more")
+	case c.Jitter < 0:
+		return outOfRange("jitter", c.Jitter, "0s or more")
+	}
+	return nil
+}
+
+// checkSoak is check for soak, which takes its seeds' word for all else.
+func (c simCommand) checkSoak() error {
+	switch {
+	case c.Seeds < 1:
+		return outOfRange("seeds", c.Seeds, "1 or more")
+	case c.Within < 0:
+		return outOfRange("within", c.Within, "0s or more")
+	}
+	return nil
+}
+
+func outOfRange(option string, value any, want string) error {
+	return fmt.Errorf("option --%s %v: want %s", option, value, want)
 }
 
 func (c simCommand) show(r *sim.Report, out io.Writer) error {
