@@ -16,16 +16,19 @@ import (
 )
 
 type options struct {
-	Config       string           `help:"Configuration file; it may be absent." default:"/etc/fieldkit/fieldkit.toml" placeholder:"FILE"`
+	Config       string           `help:"Configuration file, in the place of ${config}, which may be absent." placeholder:"FILE"`
 	State        string           `help:"Directory of what survives a restart." placeholder:"DIR"`
 	Mission      string           `help:"Mission file to import at the first start and to take handset accounts from." placeholder:"FILE"`
 	StatusSocket string           `help:"Serve the status page on this Unix socket too." placeholder:"PATH"`
 	Version      kong.VersionFlag `help:"Print the version."`
 }
 
+// defaultConfig may be absent: every key has a default.
+const defaultConfig = "/etc/fieldkit/fieldkit.toml"
+
 func main() {
 	var o options
-	kong.Parse(&o, kong.Name("fieldkitd"), kong.Description("The daemon of a field kit."), kong.Vars{"version": kit.Version})
+	kong.Parse(&o, kong.Name("fieldkitd"), kong.Description("The daemon of a field kit."), kong.Vars{"version": kit.Version, "config": defaultConfig})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
@@ -35,7 +38,14 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	cfg, err := config.Load(o.Config)
+	path := defaultConfig
+	if o.Config != "" {
+		path = o.Config
+		if _, err := os.Stat(path); err != nil { // a kit that was named a file would run without what it says
+			return fmt.Errorf("--config %s: %w", path, err)
+		}
+	}
+	cfg, err := config.Load(path)
 	if err != nil {
 		return err
 	}

@@ -21,16 +21,17 @@ func TestDaemonRefusesWhatItCannotUse(t *testing.T) {
 		}
 		return path
 	}
-	absent := filepath.Join(dir, "absent.toml")
+	absent, empty := filepath.Join(dir, "absent"), write("empty.toml", "")
 	for _, c := range []struct {
 		name string
 		o    options
 		want string
 	}{
+		{"no configuration file where one is named", options{Config: absent, State: filepath.Join(dir, "state")}, "--config " + absent + ": "},
 		{"unknown key", options{Config: write("a.toml", "[link]\nprot = 1\n")}, "link.prot"},
 		{"impossible value", options{Config: write("b.toml", "[kit]\nnumber = 7\n")}, "kit.number"},
-		{"no directory for the state", options{Config: absent, State: write("file", ""), Mission: absent}, "file"},
-		{"a mission that is none", options{Config: absent, State: filepath.Join(dir, "state"), Mission: write("c.mission", "name = 1\n")}, "c.mission"},
+		{"no directory for the state", options{Config: empty, State: write("file", ""), Mission: absent}, "file"},
+		{"a mission that is none", options{Config: empty, State: filepath.Join(dir, "state"), Mission: write("c.mission", "name = 1\n")}, "c.mission"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
