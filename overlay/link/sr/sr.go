@@ -100,6 +100,7 @@ type Stats struct {
 // the requirements of [RFC5405]". Retransmission times, RTO and suspicion are those of §6.6.3.1.
 type Reliability struct {
 	cfg     Config
+	base    time.Time // of the first Step; zero before it
 	est     rttEstimator
 	send    sender
 	queue   queue
@@ -126,6 +127,9 @@ func (r *Reliability) Step(now time.Time, in Input, out []Output) []Output {
 		}
 		return out
 	}
+	if r.base.IsZero() {
+		r.base = now
+	}
 	switch in.Kind {
 	case Send:
 		if err := r.queue.put(r.cfg, in.Data); err != nil {
@@ -148,12 +152,19 @@ func (r *Reliability) Deadline() (at time.Time, ok bool) {
 	case r.failed:
 		return time.Time{}, false
 	case r.send.mayStart() && len(r.queue.messages) > 0:
-		return r.send.last, true // past
+		return r.instant(r.send.last), true // past
 	case len(r.send.flights) > 0:
-		return r.send.timeout, true
+		return r.instant(r.send.timeout), true
 	}
 	return time.Time{}, false
 }
+
+// clock is now on the machine's own clock, nanoseconds since its first Step: it goes on evenly when the wall clock is
+// set, which differences of wall clock times would take for a round trip, and is a third of the size of a time.Time.
+func (r *Reliability) clock(now time.Time) int64 { return int64(now.Sub(r.base)) }
+
+// instant is the inverse of clock.
+func (r *Reliability) instant(at int64) time.Time { return r.base.Add(time.Duration(at)) }
 
 // Stats returns the counters.
 func (r *Reliability) Stats() Stats {
@@ -176,7 +187,7 @@ func (r *Reliability) frame(now time.Time, b []byte, out []Output) []Output {
 		out[len(out)-1].Data = f.Message
 		return out
 	}
-	mask, fresh := r.recv.receive(now, f.Sequence, f.Message)
+	mask, fresh := r.recv.receive(r.clock(now), f.Sequence, f.Message)
 	r.stats.AcksSent++
 	out = transmitFrame(out, wire.Frame{Type: wire.FrameAck, Sequence: f.Sequence, Received: mask})
 	if !fresh {
@@ -245,8 +256,8 @@ type receiver struct {
 // arrived is what is remembered of a message that was new.
 type arrived struct {
 	seq uint32
-	sum uint64
-	at  int64 // nanoseconds since 1970; 0: nothing here
+	sum uint64 // 0: nothing here
+	at  int64  // on the machine's clock
 }
 
 // mask notes a received sequence number and returns the mask for its ACK.
@@ -272,7 +283,7 @@ func (v *receiver) note(seq uint32) (mask uint32, seen bool) {
 }
 
 // receive notes a DATA frame and returns the mask for its ACK, and whether its message is new.
-func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fresh bool) {
+func (v *receiver) receive(now int64, seq uint32, m []byte) (mask uint32, fresh bool) {
 	mask, seen := v.note(seq)
 	if seen {
 		return mask, false
@@ -280,23 +291,23 @@ func (v *receiver) receive(now time.Time, seq uint32, m []byte) (mask uint32, fr
 	// A retransmission has a later sequence number and the old content.
 	sum := digest(m)
 	for _, old := range v.fresh {
-		if old.sum == sum && old.at != 0 && seq-old.seq < 1<<31 && now.UnixNano()-old.at < int64(DuplicateWindow) {
+		if old.sum == sum && seq-old.seq < 1<<31 && now-old.at < int64(DuplicateWindow) {
 			return mask, false
 		}
 	}
-	v.fresh[v.at] = arrived{seq, sum, now.UnixNano()}
+	v.fresh[v.at] = arrived{seq, sum, now}
 	v.at = (v.at + 1) % len(v.fresh)
 	return mask, true
 }
 
 // digest is FNV-1a. Only the peer's own messages are compared with each other: a peer that makes them collide
-// loses its own message.
+// loses its own message. It is never 0.
 func digest(m []byte) uint64 {
 	h := uint64(14695981039346656037)
 	for _, c := range m {
 		h = (h ^ uint64(c)) * 1099511628211
 	}
-	return h ^ uint64(len(m))
+	return max(h^uint64(len(m)), 1)
 }
 
 // rttEstimator is RFC 6298 §2 with its rounding as RFC 6940 §6.6.3.1 wants it.

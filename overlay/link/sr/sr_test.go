@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"fieldkit/overlay/wire"
 )
@@ -158,7 +159,7 @@ func TestAckMask(t *testing.T) {
 func TestReceiverRemembersThirtyTwo(t *testing.T) {
 	var v receiver
 	for i := range uint32(33) {
-		v.receive(epoch, i*100, []byte(fmt.Sprint(i)))
+		v.receive(0, i*100, []byte(fmt.Sprint(i)))
 	}
 	if slices.Contains(v.recent[:v.n], 0) || !slices.Contains(v.recent[:v.n], 100) || v.n != 32 {
 		t.Errorf("remembers %v", v.recent[:v.n])
@@ -422,5 +423,47 @@ func BenchmarkReliabilityRoundTrip(b *testing.B) {
 		back = peer.Step(now, Input{Frame, out[0].Data}, back[:0])
 		out = r.Step(now, Input{Frame, back[0].Data}, out[:0])
 		now = now.Add(time.Second)
+	}
+}
+
+// wallSet is what the clock of a kit says at t when somebody has set it forward by step since: a time.Time holds the wall
+// clock's seconds from bit 30 of its first word on, and the monotonic reading in its second.
+func wallSet(t *testing.T, at time.Time, step time.Duration) time.Time {
+	t.Helper()
+	set := at
+	*(*uint64)(unsafe.Pointer(&set)) += uint64(step/time.Second) << 30
+	if set.Sub(at) != 0 || set.UnixNano()-at.UnixNano() != int64(step) {
+		t.Fatal("a time.Time is made in another way now")
+	}
+	return set
+}
+
+// A board without a clock of its own is told the time in the middle of a call: that is no round trip, and no later copy
+// of a message is new for it.
+func TestClockIsSetForward(t *testing.T) {
+	b := newSRBench(t, 0)
+	b.now = time.Now()
+	for i := range uint32(2) {
+		_ = b.send(fmt.Sprint("m", i))
+		b.step(Tick, nil)
+		b.now = b.now.Add(10 * time.Millisecond)
+		b.data(i, "the same")
+		if i == 1 {
+			b.now = wallSet(t, b.now, 24*time.Hour)
+		}
+		b.ack(i)
+	}
+	if s := b.r.Stats(); s.AcksReceived != 2 || s.RTT != 10*time.Millisecond || s.RTO != MinRTO {
+		t.Errorf("round trip %v, RTO %v", s.RTT, s.RTO)
+	}
+	b.now = wallSet(t, b.now, 24*time.Hour)
+	b.data(2, "the same")
+	if s := b.r.Stats(); s.Received != 1 || s.Duplicates != 2 {
+		t.Errorf("%d messages delivered, %d duplicates", s.Received, s.Duplicates)
+	}
+	_ = b.send("lost")
+	b.step(Tick, nil)
+	if at, ok := b.r.Deadline(); !ok || at.Sub(b.now) != MinRTO {
+		t.Errorf("the next retransmission is in %v", at.Sub(b.now))
 	}
 }

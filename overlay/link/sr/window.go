@@ -28,9 +28,9 @@ type sender struct {
 	grown    int // acknowledgements since the window grew, in congestion avoidance
 	slow     int // ssthresh: up to here the window grows with every acknowledgement
 	recovery uint32
-	timeout  time.Time // of the oldest frame under way
+	timeout  int64 // of the oldest frame under way, on the machine's clock
 	wait     time.Duration
-	last     time.Time // when something was sent last
+	last     int64 // when something was sent last, on the machine's clock
 }
 
 // flight is one message under way.
@@ -45,7 +45,7 @@ type flight struct {
 
 // sentFrame is one transmission.
 type sentFrame struct {
-	at      int64  // nanoseconds since 1970
+	at      int64  // on the machine's clock
 	ordinal uint64 // of the message that it carried; 0: nothing here
 	seq     uint32
 	acked   bool
@@ -85,7 +85,7 @@ func (s *sender) shrink() {
 // transmit sends what is due: what was lost first, then what waits, as far as the window allows.
 func (r *Reliability) transmit(now time.Time, out []Output) []Output {
 	s := &r.send
-	if len(s.flights) > 0 && !now.Before(s.timeout) {
+	if len(s.flights) > 0 && r.clock(now) >= s.timeout {
 		// "An initiating node SHOULD retransmit a message if it has not received an ACK after an interval of RTO […] The node
 		// MUST double the time to wait after each retransmission." (RFC 6940 §6.6.3.1) And "cwnd MUST be set to no more than
 		// the loss window, LW, which equals 1 full-sized segment" (RFC 5681 §3.1): what else is under way is not believed in.
@@ -100,7 +100,7 @@ func (r *Reliability) transmit(now time.Time, out []Output) []Output {
 		}
 		// The timer starts anew with the frame that follows.
 		out = r.resend(now, s.flights[0], out)
-		s.timeout = now.Add(s.wait)
+		s.timeout = r.clock(now) + int64(s.wait)
 	}
 	for s.outstanding() < s.window {
 		switch f := s.lost(); {
@@ -121,12 +121,12 @@ func (r *Reliability) transmit(now time.Time, out []Output) []Output {
 func (r *Reliability) start(now time.Time, out []Output) []Output {
 	s := &r.send
 	if len(s.flights) == 0 {
-		if now.Sub(s.last) > r.est.rto { // "when TCP has not received a segment for more than one retransmission timeout,
+		if r.clock(now)-s.last > int64(r.est.rto) { // "when TCP has not received a segment for more than one retransmission timeout,
 			// cwnd is reduced to the value of the restart window" (RFC 5681 §4.1)
 			s.window = min(s.window, initialWindow)
 		}
 		s.wait = r.est.rto
-		s.timeout = now.Add(s.wait)
+		s.timeout = r.clock(now) + int64(s.wait)
 	}
 	s.ordinal++
 	f := &flight{message: r.queue.take(), ordinal: s.ordinal}
@@ -151,9 +151,9 @@ func (r *Reliability) put(now time.Time, f *flight, out []Output) []Output {
 		out = append(out, Output{Kind: Suspected})
 	}
 	f.seq = s.next
-	s.ring[s.next%uint32(len(s.ring))] = sentFrame{seq: s.next, at: now.UnixNano(), ordinal: f.ordinal}
+	s.ring[s.next%uint32(len(s.ring))] = sentFrame{seq: s.next, at: r.clock(now), ordinal: f.ordinal}
 	s.next++
-	s.last = now
+	s.last = r.clock(now)
 	return transmitFrame(out, wire.Frame{Type: wire.FrameData, Sequence: f.seq, Message: f.message})
 }
 
@@ -169,7 +169,7 @@ func (r *Reliability) ack(now time.Time, seq, mask uint32, out []Output) []Outpu
 	t.acked = true
 	r.stats.AcksReceived++
 	r.stats.LossReported += uint64(s.missing(seq, mask))
-	r.est.sample(time.Duration(now.UnixNano() - t.at))
+	r.est.sample(time.Duration(r.clock(now) - t.at))
 	if r.suspect {
 		r.suspect = false
 		out = append(out, Output{Kind: Restored})
@@ -181,7 +181,7 @@ func (r *Reliability) ack(now time.Time, seq, mask uint32, out []Output) []Outpu
 	s.grow()
 	s.flights = slices.Delete(s.flights, at, at+1)
 	s.wait = r.est.rto
-	s.timeout = now.Add(s.wait)
+	s.timeout = r.clock(now) + int64(s.wait)
 	if s.overtaken(seq) {
 		// At once, whatever the window: something has just left the way.
 		if f := s.lost(); f.sends < maxSends {
