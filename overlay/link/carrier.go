@@ -70,7 +70,7 @@ type carrier struct {
 func (t *Transport) newCarrier(s *session, local, remote net.Addr, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
 	c := &carrier{t: t, sess: s, guard: s.guard, local: addrPortOf(local), remote: addrPortOf(remote), life: life, end: end}
 	c.home = func() netip.Addr { return c.local.Addr() }
-	c.pulse.beat(t.cfg.Now()) // the handshake
+	c.alive() // the handshake
 	t.links.add(c)
 	t.tasks.add()
 	context.AfterFunc(life, func() {
@@ -117,7 +117,7 @@ func (c *carrier) Close() error {
 }
 
 // alive notes that the far end proved to live.
-func (c *carrier) alive() { c.pulse.beat(c.t.cfg.Now()) }
+func (c *carrier) alive() { c.pulse.beat(c.t.cfg.Now().Sub(c.t.born)) }
 
 // read hands every record's content to take, whose it is, until the link is gone, and what there is of one that is too
 // long for the link to tooLong, if that is not nil.

@@ -103,7 +103,6 @@ type checker struct {
 	password    string
 	controlling bool
 	tieBreaker  uint64
-	priority    uint32
 }
 
 // newChecker is made when ICE is done. Its requests carry a tie-breaker of their own: roles are settled (RFC 6940
@@ -141,15 +140,16 @@ func (c *checker) check() bool {
 	return s.ask(m.Raw, remote) == nil
 }
 
-// pulse is when the far end of a link last proved to live.
+// pulse is when the far end of a link last proved to live, in nanoseconds since the transport was made: how long ago that
+// is does not change when the wall clock is set.
 type pulse struct{ at atomic.Int64 }
 
-func (p *pulse) beat(now time.Time) { p.at.Store(now.UnixNano()) }
+func (p *pulse) beat(since time.Duration) { p.at.Store(int64(since)) }
 
 // Heard is when the far end last proved on this link that it lives: by a record that only it can have made and that
 // came for the first time, or, where there is ICE, by the answer to a connectivity check of ours. What anybody can send
 // or send again does not count.
-func (c *carrier) Heard() time.Time { return time.Unix(0, c.pulse.at.Load()) }
+func (c *carrier) Heard() time.Time { return c.t.born.Add(time.Duration(c.pulse.at.Load())) }
 
 // Check asks the far end for a sign of life now: a Binding request on the pair that ICE selected, 112 bytes of UDP and 64
 // for the answer, after which Heard is later. It never blocks, and false says that the link has no such thing: links

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"fieldkit/board/simnet"
 	"fieldkit/overlay/stun"
@@ -277,5 +278,22 @@ func TestMayUseLinkLocal(t *testing.T) {
 		if got := tr.mayUse(netip.MustParseAddr(addr), usable); got != want {
 			t.Errorf("%s: %v", addr, got)
 		}
+	}
+}
+
+// A kit that is told the time has not been without a sign of life for that long.
+func TestHeardWhenTheClockIsSetForward(t *testing.T) {
+	now := time.Now()
+	tr := &Transport{cfg: Config{Now: func() time.Time { return now }}, born: now}
+	c := &carrier{t: tr}
+	now = now.Add(time.Minute)
+	c.alive()
+	now = now.Add(time.Second)
+	*(*uint64)(unsafe.Pointer(&now)) += 86400 << 30 // the wall clock's seconds; the monotonic reading is in the second word
+	if now.Sub(tr.born) != time.Minute+time.Second || now.Unix()-tr.born.Unix() < 86400 {
+		t.Fatal("a time.Time is made in another way now")
+	}
+	if ago := now.Sub(c.Heard()); ago != time.Second {
+		t.Errorf("heard %v ago, want a second", ago)
 	}
 }

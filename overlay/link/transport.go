@@ -25,6 +25,7 @@ const (
 // Transport makes links for one kit: it owns the bootstrap listener and every link made through it.
 type Transport struct {
 	cfg        Config
+	born       time.Time // by cfg.Now; what pulses count from
 	net        transport.Net
 	cert       tls.Certificate
 	libraryLog quietLogger
@@ -94,7 +95,7 @@ func New(cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	t := &Transport{
-		protocols: protocols, cfg: cfg, net: cfg.Net, cert: cfg.Identity.TLSCertificate(), libraryLog: quietLogger{cfg.Log},
+		protocols: protocols, cfg: cfg, born: cfg.Now(), net: cfg.Net, cert: cfg.Identity.TLSCertificate(), libraryLog: quietLogger{cfg.Log},
 		refusals: newBucket(refusalRate, refusalBurst), accepted: make(chan *Conn, acceptBacklog),
 	}
 	if t.net == nil {
