@@ -329,8 +329,10 @@ func TestMemberCannotSpliceLinks(t *testing.T) {
 				if !errors.Is(err, ErrProof) {
 					t.Errorf("as a client: %v", err)
 				}
+			case <-a.accepted:
+				t.Fatal("as a client: a link")
 			case <-time.After(8 * time.Second):
-				t.Error("as a client: not refused")
+				t.Fatal("as a client: not refused")
 			}
 			got := make(chan error, 1)
 			x = awaitMember(t, func(addr netip.AddrPort) {
@@ -341,9 +343,9 @@ func TestMemberCannotSpliceLinks(t *testing.T) {
 			})
 			x.say(t, lie(t, x))
 			if err := <-got; !errors.Is(err, ErrProof) {
-				t.Errorf("as a server: %v", err)
+				t.Fatalf("as a server: %v", err)
 			}
-			<-refused
+			<-refused // told before Bootstrap returns
 		})
 	}
 	x := dialMember(t, a.Port())
