@@ -2,10 +2,12 @@ package kit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"fieldkit/board/store"
 	"fieldkit/firmware/mission"
 	"fieldkit/overlay/ident"
 	"fieldkit/overlay/node"
@@ -26,12 +28,85 @@ func (k *Kit) newDocument(d *ident.Document) {
 	if !ident.Supersedes(own, d) {
 		return // it came by another way meanwhile, or a newer one did
 	}
-	m, err := k.mission.Load().WithDocument(d)
+	if o := k.overlay.left.Load(); o != nil && !ident.Supersedes(o, d) {
+		return // the overlay went on to what this kit cannot support, and does not go back
+	}
+	if err := k.follow(d); err != nil {
+		k.health.Warn("configuration", err.Error())
+	}
+}
+
+// follow goes over to d or, where it asks for what this program cannot do, out of the overlay. k.change is held.
+func (k *Kit) follow(d *ident.Document) error {
+	m := k.mission.Load()
+	if d.Supported() != nil {
+		if err := d.Verify(m.Document(), m.Trust(), time.Time{}); err != nil { // certificates of a mission do not expire
+			return err
+		}
+		k.leaveOverlay(d)
+		return nil
+	}
+	m, err := m.WithDocument(d)
+	if err != nil {
+		return err
+	}
+	return k.changeDocument(m)
+}
+
+// unsupportedItem is the document for which the kit left the overlay, kept so that a restart does not let it back in.
+const unsupportedItem = "unsupported.relo"
+
+// leaveOverlay is RFC 6940 §11.1: "If a node is not capable of supporting the new requirements, it MUST exit the
+// overlay." The handsets of this kit are served on. k.change is held.
+func (k *Kit) leaveOverlay(d *ident.Document) {
+	if err := k.store.Save(unsupportedItem, d.Raw()); err != nil {
+		k.log.Error("a restart lets the kit back into the overlay that it left", "err", err)
+	}
+	k.overlay.left.Store(d)
+	k.checkConfiguration()
+	k.log.Error("leaving the overlay", "sequence", d.Sequence, "why", d.Supported())
+	k.renewMembership()
+}
+
+// stayOutside is for a start: the kit asks again whether it can support what it left for, as the program may be newer.
+func (k *Kit) stayOutside() {
+	b, err := k.store.Load(unsupportedItem)
+	if errors.Is(err, store.ErrNotFound) {
+		return
+	}
+	var d *ident.Document
 	if err == nil {
-		err = k.changeDocument(m)
+		d, err = ident.ParseDocument(b, k.mission.Load().Overlay)
 	}
 	if err != nil {
-		k.health.Warn("configuration", err.Error())
+		k.log.Warn("document for which the kit left the overlay not read", "err", err)
+		return
+	}
+	if k.newDocument(d); k.overlay.left.Load() == nil {
+		k.forgetUnsupported() // it is of another mission, or no reason any more
+	}
+}
+
+func (k *Kit) forgetUnsupported() {
+	if err := k.store.Remove(unsupportedItem); err != nil && !errors.Is(err, store.ErrNotFound) {
+		k.log.Warn("document for which the kit left the overlay not removed", "err", err)
+	}
+}
+
+// checkConfiguration tells people whether the kit can support the configuration.
+func (k *Kit) checkConfiguration() {
+	if d := k.overlay.left.Load(); d != nil {
+		k.health.Fault("configuration", fmt.Sprintf("this kit left the other kits, as it cannot support configuration %d: %v", d.Sequence, d.Supported()))
+		return
+	}
+	k.health.OK("configuration")
+}
+
+// renewMembership has the overlay's task begin anew with what is in force now.
+func (k *Kit) renewMembership() {
+	select {
+	case k.overlay.renew <- struct{}{}:
+	default: // it will be taken up by the membership that is being made
 	}
 }
 
@@ -45,7 +120,11 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 		k.health.Remove("stewards") // who signed the next one has seen what there was
 	}
 	k.mission.Store(m.WithoutRootKey())
-	k.health.OK("configuration")
+	if o := k.overlay.left.Load(); o != nil && ident.Supersedes(o, m.Document()) {
+		k.overlay.left.Store(nil)
+		k.forgetUnsupported()
+	}
+	k.checkConfiguration()
 	k.checkMembership()
 	k.log.Info("configuration changes", "sequence", m.Document().Sequence, "revoked", len(m.Document().BadNodes))
 	if d := k.overlay.found.Load(); d != nil {
@@ -53,10 +132,7 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 			return err
 		}
 	}
-	select {
-	case k.overlay.renew <- struct{}{}:
-	default: // it will be taken up by the membership that is being made
-	}
+	k.renewMembership()
 	return nil
 }
 

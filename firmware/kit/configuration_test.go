@@ -1,10 +1,17 @@
 package kit
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"fieldkit/board/store"
+	"fieldkit/firmware/config"
 	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
 	"fieldkit/overlay/discovery"
@@ -123,5 +130,151 @@ func TestARevokedKitSaysSo(t *testing.T) {
 	k.checkMembership() // as after a restart
 	if got := check(k, "mission"); !strings.HasPrefix(got, "fault") {
 		t.Errorf("after a restart: %q", got)
+	}
+}
+
+// successor is a signed document that follows m's, as edit changes it.
+func successor(t *testing.T, m *mission.Mission, steps int, edit func(*ident.Document)) *ident.Document {
+	t.Helper()
+	a, err := m.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := *m.Document()
+	for range steps {
+		d.Sequence = ident.NextSequence(d.Sequence)
+	}
+	edit(&d)
+	signed, err := d.Sign(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+const unknownExtension = "urn:example:later"
+
+func needsMore(d *ident.Document) { d.Rest.MandatoryExtensions = []string{unknownExtension} }
+
+// RFC 6940 §11.1: "If a node is not capable of supporting the new requirements, it MUST exit the overlay." It does, says
+// which element it is that it cannot support, and comes back with a document that it can.
+func TestKitLeavesAnOverlayThatAsksForMore(t *testing.T) {
+	k := still(t)
+	k.cfg.Link.Port, k.cfg.Link.Addresses = 0, []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	k.overlay.renew = make(chan struct{}, 1)
+	// Without ICE there is no relay, whose port is always the same.
+	operators, err := mission.New("alpha", mission.Options{Links: mission.Directly})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := operators.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.id, err = a.NewIdentity(); err != nil {
+		t.Fatal(err)
+	}
+	k.mission.Store(operators.WithoutRootKey())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, ready := make(chan error, 1), make(chan struct{}, 8)
+	go func() { ended <- k.overlay.run(k)(ctx, func() { ready <- struct{}{} }) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}()
+	wait := func(what string) {
+		t.Helper()
+		select {
+		case <-ready:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("not ready: %s", what)
+		}
+	}
+	wait("a member")
+	if k.overlay.node.Load() == nil {
+		t.Fatal("no member")
+	}
+	more := successor(t, operators, 1, needsMore)
+	k.newDocument(more)
+	wait("outside")
+	if k.overlay.node.Load() != nil || k.overlay.links.Load() != nil {
+		t.Error("the kit takes part in an overlay whose rules it cannot keep")
+	}
+	if got := check(k, "configuration"); !strings.HasPrefix(got, "fault: ") || !strings.Contains(got, `mandatory-extension "`+unknownExtension+`"`) {
+		t.Errorf("configuration: %q", got)
+	}
+	if k.mission.Load().Document().Sequence != operators.Document().Sequence {
+		t.Error("it goes by what it cannot support")
+	}
+	// One that is not newer than that does not let it back in, one that is does.
+	k.newDocument(successor(t, operators, 1, func(*ident.Document) {}))
+	k.newDocument(successor(t, operators, 2, func(*ident.Document) {}))
+	wait("a member again")
+	if k.overlay.node.Load() == nil {
+		t.Error("the kit did not come back")
+	}
+	if got := check(k, "configuration"); got != "ok" {
+		t.Errorf("configuration: %q", got)
+	}
+	if _, err := k.store.Load(unsupportedItem); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("still kept: %v", err)
+	}
+}
+
+// Who has no configuration-signer's key throws nobody out.
+func TestKitIgnoresDemandsThatNobodySigned(t *testing.T) {
+	k := still(t)
+	other, err := mission.New("alpha", mission.Options{Overlay: k.mission.Load().Overlay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.newDocument(successor(t, other, 1, needsMore))
+	if k.overlay.left.Load() != nil {
+		t.Error("a stranger's document made the kit leave")
+	}
+	if got := check(k, "configuration"); !strings.HasPrefix(got, "warn: ") {
+		t.Errorf("configuration: %q", got)
+	}
+}
+
+// A restart lets nobody back in. What the kit left for is asked again, as its program may be another one by then.
+func TestKitStaysOutsideAfterARestart(t *testing.T) {
+	operators, err := mission.New("alpha", mission.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Default()
+	cfg.StateDir, cfg.Mission = t.TempDir(), filepath.Join(t.TempDir(), "kit.mission")
+	if err := operators.Save(cfg.Mission); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *Kit {
+		t.Helper()
+		k, err := New(cfg, Options{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	k := start()
+	k.newDocument(successor(t, operators, 1, needsMore))
+	if k = start(); k.overlay.left.Load() == nil || !strings.HasPrefix(check(k, "configuration"), "fault: ") {
+		t.Errorf("configuration: %q", check(k, "configuration"))
+	}
+	// As if this program could support it.
+	if err := k.store.Save(unsupportedItem, successor(t, operators, 1, func(*ident.Document) {}).Raw()); err != nil {
+		t.Fatal(err)
+	}
+	if k = start(); k.overlay.left.Load() != nil || k.mission.Load().Document().Sequence != 2 || check(k, "configuration") != "ok" {
+		t.Errorf("sequence %d, configuration: %q", k.mission.Load().Document().Sequence, check(k, "configuration"))
+	}
+	if _, err := k.store.Load(unsupportedItem); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("still kept: %v", err)
 	}
 }

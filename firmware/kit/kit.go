@@ -82,6 +82,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	k.checkMembership()
+	k.stayOutside()
 	k.interfaces.Store(&[]netif.Interface{})
 	k.overlay.renew = make(chan struct{}, 1)
 	k.lights.init(k)

@@ -38,6 +38,8 @@ type overlay struct {
 	relaying atomic.Pointer[relaying] // nil while there is none
 	renew    chan struct{}            // the configuration document changed; holds one
 
+	left atomic.Pointer[ident.Document] // what the kit cannot support and left the overlay for; nil: it takes part
+
 	mu     sync.Mutex // guards what follows
 	joined time.Duration
 	ringAt time.Time // when the ring changed last
@@ -69,13 +71,25 @@ func (o *overlay) run(k *Kit) func(context.Context, func()) error {
 				case <-ended.Done():
 				}
 			}()
-			err := o.takePart(ended, k, ready)
+			part := o.takePart
+			if o.left.Load() != nil {
+				part = o.stayOut
+			}
+			err := part(ended, k, ready)
 			cancel()
 			if err != nil || ctx.Err() != nil {
 				return err
 			}
 		}
 	}
+}
+
+// stayOut is no membership (RFC 6940 §11.1), until ctx ends: there is another document, or the kit ends.
+func (o *overlay) stayOut(ctx context.Context, k *Kit, ready func()) error {
+	k.checkConfiguration() // the membership before may have said something of its own there
+	ready()
+	<-ctx.Done()
+	return nil
 }
 
 // takePart is one membership: it lasts until ctx ends or something fails.
