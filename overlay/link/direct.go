@@ -30,6 +30,9 @@ const (
 	hostPreference = 126 // of a host candidate (RFC 5245 §4.1.2.2)
 )
 
+// errGaveWay ends a try that was answered second.
+var errGaveWay = fmt.Errorf("another candidate answered first: %w", context.Canceled)
+
 // mixed tells of candidates of both kinds: "A single AttachReqAns MUST NOT include both candidates whose OverlayLinkType
 // protocols use ICE (the default) and candidates that specify 'No-ICE'" (RFC 6940 §6.5.1.1).
 func mixed(cs []wire.IceCandidate) bool {
@@ -132,6 +135,13 @@ type reached struct {
 	try    int
 }
 
+// discard ends a session that nobody wants.
+func (r reached) discard() {
+	if r.sess != nil {
+		_ = r.sess.records.Close()
+	}
+}
+
 // connect makes the link. It is called once, by Attempt.connect.
 func (d *direct) connect(ctx context.Context, a *Attempt, remote wire.IceParameters, peer wire.NodeID, offerer, srtp bool) (*carrier, time.Duration, error) {
 	if mixed(remote.Candidates) {
@@ -209,9 +219,7 @@ func (d *direct) await(ctx context.Context, w *wanted) reached {
 		select {
 		case results <- r:
 		case <-ctx.Done():
-			if r.sess != nil {
-				_ = r.sess.records.Close()
-			}
+			r.discard()
 		}
 	}
 	for _, p := range d.ports {
@@ -307,67 +315,91 @@ func (d *direct) refuse(ctx context.Context, addr netip.AddrPort, err error) {
 // anything for dialStagger; the first that answers at all is gone on with alone, and the others only if it fails. So
 // one handshake at most is finished, and both ends have the same one.
 func (d *direct) dial(ctx context.Context, w *wanted) reached {
+	return d.race(ctx, w.addrs, func(ctx context.Context, c wire.IceCandidate, heard func() bool) reached {
+		return d.reach(ctx, c, w, heard)
+	})
+}
+
+// race is dial with the way to try one candidate given: try asks heard, when something answers, whether to go on.
+func (d *direct) race(ctx context.Context, candidates []wire.IceCandidate, try func(context.Context, wire.IceCandidate, func() bool) reached) reached {
 	var (
 		results = make(chan reached, maxTries)
 		heard   = make(chan int, maxTries)
 		cancels = make(map[int]context.CancelFunc)
 		tried   = make(map[int]wire.IceCandidate)
-		rest    = slices.Clone(w.addrs)
+		rest    = slices.Clone(candidates)
 		errs    []error
 		tries   int
+		running int          // tries whose results were not taken
 		chosen  atomic.Int64 // the try that was answered first; -1 while none was
 	)
 	chosen.Store(-1)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer func() {
+		for _, cancel := range cancels {
+			cancel()
+		}
+		if running > 0 {
+			d.t.tasks.run(func() { // what was finished in spite of that
+				for range running {
+					(<-results).discard()
+				}
+			})
+		}
+	}()
 	for {
 		select {
 		case <-timer.C:
 			if chosen.Load() < 0 && len(rest) > 0 && tries < maxTries {
-				c, try := rest[0], tries
-				rest, tries = rest[1:], tries+1
+				c, n := rest[0], tries
+				rest, tries, running = rest[1:], tries+1, running+1
 				one, cancel := context.WithTimeout(ctx, d.t.cfg.HandshakeTimeout)
-				cancels[try], tried[try] = cancel, c
+				cancels[n], tried[n] = cancel, c
 				d.t.tasks.run(func() {
-					r := d.reach(one, c, w, func() bool {
-						if chosen.CompareAndSwap(-1, int64(try)) {
-							heard <- try
+					r := try(one, c, func() bool {
+						if chosen.CompareAndSwap(-1, int64(n)) {
+							heard <- n
 						}
-						return chosen.Load() == int64(try)
+						return chosen.Load() == int64(n)
 					})
-					r.try = try
+					r.try = n
 					results <- r
 				})
 				timer.Reset(dialStagger)
 			}
-		case try := <-heard:
+		case n := <-heard:
+			if cancels[n] == nil { // it has ended since, so the others go on
+				if chosen.CompareAndSwap(int64(n), -1) {
+					timer.Reset(0)
+				}
+				continue
+			}
 			for other, cancel := range cancels {
-				if other != try {
+				if other != n {
 					cancel()
 					delete(cancels, other)
 					rest = append(rest, tried[other])
 				}
 			}
 		case r := <-results:
+			running--
 			cancel := cancels[r.try]
 			if cancel == nil { // given up for another one that answered
-				if r.sess != nil {
-					_ = r.sess.records.Close()
-				}
+				r.discard()
 				continue
 			}
 			cancel()
 			delete(cancels, r.try)
 			if r.err == nil {
-				for _, cancel := range cancels {
-					cancel()
-				}
 				return r
 			}
-			d.refuse(ctx, tried[r.try].Addr, r.err)
+			if !errors.Is(r.err, errGaveWay) {
+				d.refuse(ctx, tried[r.try].Addr, r.err)
+			}
 			errs = append(errs, fmt.Errorf("%v: %w", tried[r.try].Addr, r.err))
 			chosen.CompareAndSwap(int64(r.try), -1)
-			if errors.Is(r.err, context.DeadlineExceeded) { // lost packets, perhaps: again, after the others
+			if errors.Is(r.err, context.DeadlineExceeded) || errors.Is(r.err, errGaveWay) { // lost packets, perhaps: again, after the others
 				rest = append(rest, tried[r.try])
 			}
 			if len(cancels) == 0 && (len(rest) == 0 || tries >= maxTries) {
@@ -375,9 +407,6 @@ func (d *direct) dial(ctx context.Context, w *wanted) reached {
 			}
 			timer.Reset(0)
 		case <-ctx.Done():
-			for _, cancel := range cancels {
-				cancel()
-			}
 			return reached{err: errors.Join(append(errs, fmt.Errorf("handshake: %w", ctx.Err()))...)}
 		}
 	}
@@ -391,7 +420,7 @@ func (d *direct) reach(ctx context.Context, c wire.IceCandidate, w *wanted, hear
 			return reached{err: err}
 		}
 		if !heard() {
-			return reached{err: errors.Join(context.Canceled, conn.Close())}
+			return reached{err: errors.Join(errGaveWay, conn.Close())}
 		}
 		s, err := d.t.shakeTLS(ctx, conn, true, w.peer)
 		if err != nil {
@@ -463,7 +492,7 @@ func (p *directPort) receive() {
 			failures++
 		default:
 			failures = 0
-			if buf[0] >= 20 { // there is no STUN without ICE
+			if n > 0 && buf[0] >= 20 { // there is no STUN without ICE
 				p.datagram(buf[:n], addrPortOf(addr))
 			}
 		}
