@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -246,6 +247,42 @@ func TestOpenSSLOverTCP(t *testing.T) {
 		t.Errorf("peer %v", c.Peer().NodeID)
 	}
 	talkOverTCP(t, c, stdin, out)
+}
+
+// Without the extended master secret two handshakes can be made to agree (RFC 7627 §1), and keys for media that are
+// exported from one are those of the other. Over TCP it is required as over DTLS, of clients and of servers.
+func TestOpenSSLWithoutExtendedMasterSecret(t *testing.T) {
+	openssl := need(t, "openssl")
+	conf := filepath.Join(t.TempDir(), "openssl.cnf")
+	lines := "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = tls\n[tls]\nOptions = -ExtendedMasterSecret\n"
+	if err := os.WriteFile(conf, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OPENSSL_CONF", conf)
+	m := newMission(t)
+	refused := make(chan error, 4)
+	tr := m.transport(noICE(onlyTCP), func(c *Config) { c.OnRefused = func(_ netip.AddrPort, err error) { refused <- err } })
+	key, cert, root := m.files(m.identity())
+	_, out := start(t, openssl, "s_client", "-tls1_2", "-connect", fmt.Sprintf("127.0.0.1:%d", tr.Port()), "-key", key, "-cert", cert, "-CAfile", root)
+	out.await(t, `Extended master secret: no`) // else nothing is shown
+	select {
+	case err := <-refused:
+		if !errors.Is(err, ErrHandshake) {
+			t.Errorf("a client: %v", err)
+		}
+	case <-tr.accepted:
+		t.Error("a client has a link")
+	case <-time.After(10 * time.Second):
+		t.Error("a client was not refused")
+	}
+
+	port := freePort(t)
+	_, out = start(t, openssl, "s_server", "-tls1_2", "-accept", fmt.Sprintf("127.0.0.1:%d", port), "-key", key, "-cert", cert,
+		"-CAfile", root, "-Verify", "1")
+	out.await(t, "ACCEPT")
+	if _, err := tr.Bootstrap(testContext(t, 10*time.Second), netip.AddrPortFrom(loopback, port)); !errors.Is(err, ErrHandshake) {
+		t.Errorf("a server: %v", err)
+	}
 }
 
 // talkOverTCP exchanges a message each way with OpenSSL, acknowledged.

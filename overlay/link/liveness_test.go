@@ -296,4 +296,9 @@ func TestHeardWhenTheClockIsSetForward(t *testing.T) {
 	if ago := now.Sub(c.Heard()); ago != time.Second {
 		t.Errorf("heard %v ago, want a second", ago)
 	}
+	c.alive()
+	now = now.Add(time.Second)
+	if ago := now.Sub(c.Heard()); ago != time.Second {
+		t.Errorf("heard %v ago since the clock was set, want a second", ago)
+	}
 }
