@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"fieldkit/board/store"
@@ -117,6 +118,7 @@ func (k *Kit) changeDocument(m *mission.Mission) error {
 		return fmt.Errorf("newer configuration document not kept: %w", err)
 	}
 	if k.mission.Load().Document().Sequence != m.Document().Sequence {
+		k.overlay.twoSigned.Store(false)
 		k.health.Remove("stewards") // who signed the next one has seen what there was
 	}
 	k.mission.Store(m.WithoutRootKey())
@@ -151,7 +153,17 @@ func (k *Kit) checkMembership() {
 
 // twoStewards tells people what no kit can mend (docs/adr/0019).
 func (k *Kit) twoStewards(sequence uint16) {
+	k.overlay.twoSigned.Store(true)
 	k.health.Warn("stewards", fmt.Sprintf("there are two configurations of sequence %d; all kits go over to one of them, and what only the other says, such as a revocation, is lost until they are merged", sequence))
+}
+
+// tellRivals tells people of kits that announce another document of the same sequence. Anybody on the link can announce
+// anything, so it is no more than that until a signed one was seen.
+func (k *Kit) tellRivals(ids []wire.NodeID, sequence uint16) {
+	if len(ids) == 0 || k.overlay.twoSigned.Load() {
+		return
+	}
+	k.health.Warn("stewards", fmt.Sprintf("announced by %v, and not shown to this kit: another configuration of sequence %d; if a steward signed it, what only one of the two says is lost until they are merged", ids[0], sequence))
 }
 
 // agreeOnConfiguration offers this kit's document to kits that announce another one of the same sequence: whoever has
@@ -161,8 +173,9 @@ func (k *Kit) agreeOnConfiguration(ctx context.Context, n *node.Node) error {
 	tick := time.NewTicker(offerEvery)
 	defer tick.Stop()
 	for {
-		for _, id := range k.rivals(n.Document()) {
-			k.twoStewards(n.Document().Sequence)
+		rivals := k.rivals(n.Document())
+		k.tellRivals(rivals, n.Document().Sequence)
+		for _, id := range rivals {
 			n.OfferConfiguration(id)
 		}
 		if d := n.Document(); d.Expired(time.Now()) {
@@ -176,7 +189,7 @@ func (k *Kit) agreeOnConfiguration(ctx context.Context, n *node.Node) error {
 	}
 }
 
-// rivals are the kits of this overlay that announce another document of d's sequence.
+// rivals are the kits of this overlay that announce another document of d's sequence, in the order of their Node-IDs.
 func (k *Kit) rivals(d *ident.Document) (ids []wire.NodeID) {
 	mine := k.announcement().Overlay
 	o := &k.overlay
@@ -190,5 +203,6 @@ func (k *Kit) rivals(d *ident.Document) (ids []wire.NodeID) {
 			ids = append(ids, id)
 		}
 	}
+	slices.SortFunc(ids, func(a, b wire.NodeID) int { return strings.Compare(a.String(), b.String()) })
 	return ids
 }

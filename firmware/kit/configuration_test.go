@@ -278,3 +278,30 @@ func TestKitStaysOutsideAfterARestart(t *testing.T) {
 		t.Errorf("still kept: %v", err)
 	}
 }
+
+// Anybody on the link can announce anything: that alone is told as what somebody announces, and never takes the place of
+// what was signed.
+func TestAnnouncedRivalIsNoFinding(t *testing.T) {
+	k := still(t)
+	rival := nodeID(t, "02")
+	e := announcedBy(k, rival, "eth0", "169.254.60.2:6084", 102)
+	e.Peer.DocumentHash = "0011223344556677"
+	k.discovered(e)
+	own := k.mission.Load().Document()
+	announced := "warn: announced by " + rival.String() + ", and not shown to this kit: another configuration of sequence 1"
+	if k.tellRivals(k.rivals(own), own.Sequence); !strings.HasPrefix(check(k, "stewards"), announced) {
+		t.Errorf("stewards: %q, want %q", check(k, "stewards"), announced)
+	}
+	k.twoStewards(own.Sequence)
+	if k.tellRivals(k.rivals(own), own.Sequence); !strings.HasPrefix(check(k, "stewards"), "warn: there are two configurations") {
+		t.Errorf("stewards: %q, though a signed one was seen", check(k, "stewards"))
+	}
+	next := revocations(t, k.mission.Load(), 1)[0]
+	k.newDocument(next.Document())
+	if got := check(k, "stewards"); got != "" {
+		t.Errorf("with the next sequence: %q", got)
+	}
+	if k.tellRivals([]wire.NodeID{rival}, 1); !strings.HasPrefix(check(k, "stewards"), announced) {
+		t.Errorf("stewards: %q, want %q", check(k, "stewards"), announced)
+	}
+}

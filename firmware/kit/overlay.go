@@ -38,7 +38,8 @@ type overlay struct {
 	relaying atomic.Pointer[relaying] // nil while there is none
 	renew    chan struct{}            // the configuration document changed; holds one
 
-	left atomic.Pointer[ident.Document] // what the kit cannot support and left the overlay for; nil: it takes part
+	left      atomic.Pointer[ident.Document] // what the kit cannot support and left the overlay for; nil: it takes part
+	twoSigned atomic.Bool                    // a signed rival of the document in force was seen
 
 	mu     sync.Mutex // guards what follows
 	joined time.Duration
