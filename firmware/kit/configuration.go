@@ -75,15 +75,15 @@ func (k *Kit) stayOutside() {
 	if errors.Is(err, store.ErrNotFound) {
 		return
 	}
-	var d *ident.Document
-	if err == nil {
-		d, err = ident.ParseDocument(b, k.mission.Load().Overlay)
-	}
 	if err != nil {
 		k.log.Warn("document for which the kit left the overlay not read", "err", err)
 		return
 	}
-	if k.newDocument(d); k.overlay.left.Load() == nil {
+	d, err := ident.ParseDocument(b, k.mission.Load().Overlay)
+	if err == nil {
+		k.newDocument(d)
+	}
+	if k.overlay.left.Load() == nil {
 		k.forgetUnsupported() // it is of another mission, or no reason any more
 	}
 }

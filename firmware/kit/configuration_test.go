@@ -305,3 +305,22 @@ func TestAnnouncedRivalIsNoFinding(t *testing.T) {
 		t.Errorf("stewards: %q, want %q", check(k, "stewards"), announced)
 	}
 }
+
+// A kit that was given another mission since has left nothing.
+func TestKitForgetsWhatAnotherMissionAskedFor(t *testing.T) {
+	k := still(t)
+	other, err := mission.New("beta", mission.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.store.Save(unsupportedItem, successor(t, other, 1, needsMore).Raw()); err != nil {
+		t.Fatal(err)
+	}
+	k.stayOutside()
+	if _, err := k.store.Load(unsupportedItem); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("still kept: %v", err)
+	}
+	if k.overlay.left.Load() != nil || check(k, "configuration") != "" || check(k, "stewards") != "" {
+		t.Errorf("configuration: %q, stewards: %q", check(k, "configuration"), check(k, "stewards"))
+	}
+}
