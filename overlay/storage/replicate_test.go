@@ -159,6 +159,9 @@ func TestMergeOfIslands(t *testing.T) {
 	if code(err) != wire.ErrorDataTooOld {
 		t.Fatalf("%v", err)
 	}
+	if st := b.Stats(); st.Superseded != 1 || st.TooOld != 0 {
+		t.Errorf("counted as %+v", st)
+	}
 	sp := wire.DataSpecifier{Kind: wire.KindSIPRegistration, Model: wire.Dictionary}
 	if n := a.Adopt(epoch, nodeID(6), res, fetch(t, b, epoch, res, sp), []Signer{alice}); n != 1 {
 		t.Fatalf("%d adopted", n)

@@ -55,7 +55,8 @@ type StoreContext struct {
 type Stats struct {
 	Resources, Values, Bytes int
 	Stores, Replicas         uint64 // accepted
-	Forbidden, TooOld        uint64 // refused
+	Forbidden, TooOld        uint64 // refused; TooOld as original stores
+	Superseded               uint64 // replicas refused because something newer was there
 	TooLow, TooLarge         uint64
 	Full                     uint64 // refused for MaxBytes, counted in TooLarge too
 	OverShare                uint64 // refused for the share of a signer or sender, counted in TooLarge too

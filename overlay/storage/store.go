@@ -31,6 +31,8 @@ func (s *Store) Store(now time.Time, req *wire.StoreRequest, ctx StoreContext) (
 		s.stats.Replicas++
 	case e.Code == wire.ErrorForbidden:
 		s.stats.Forbidden++
+	case e.Code == wire.ErrorDataTooOld && req.Replica > 0:
+		s.stats.Superseded++
 	case e.Code == wire.ErrorDataTooOld:
 		s.stats.TooOld++
 	case e.Code == wire.ErrorGenerationCounterTooLow:
