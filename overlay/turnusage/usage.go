@@ -182,9 +182,9 @@ func (u *Usage) run(ctx context.Context) error {
 		case <-changes:
 		}
 	}
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+	last, stop := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
 	defer stop()
-	u.list(ctx, nil)
+	u.list(last, nil)
 	for _, l := range u.dialled {
 		_ = l.Close()
 	}
