@@ -102,7 +102,7 @@ func (l *Lab) startKit(m *mission.Mission) (*Kit, error) {
 	if k.log, err = os.OpenFile(filepath.Join(k.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return nil, fmt.Errorf("log of kit %d: %w", i+1, err)
 	}
-	k.args = []string{"--config", config, "--state", k.State(), "--mission", delivered, "--status-socket", socket}
+	k.args = []string{"--config", config, "--state", k.State(), "--status-socket", socket}
 	l.Kits = append(l.Kits, k)
 	return k, k.Restart()
 }
@@ -119,6 +119,7 @@ func (l *Lab) neighbours(self int) (r []string) {
 
 func (k *Kit) config(neighbours []string) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "mission = %q\n", k.MissionFile()) // which need not be there, as one that --mission names must
 	fmt.Fprintf(&b, "[kit]\nnumber = %d\n\n[board]\nsimulated = true\n\n[handset]\naddress = %q\nnetwork = %q\n", k.Number, k.at.handset, k.at.network)
 	fmt.Fprintf(&b, "\n[link]\nport = %d\n", k.at.port)
 	if k.at.link.IsValid() {

@@ -4,15 +4,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"fieldkit/firmware/config"
 	"fieldkit/firmware/kit"
+	"fieldkit/firmware/mission"
 )
 
 type options struct {
@@ -37,6 +41,21 @@ func main() {
 	}
 }
 
+// checkMission wants a mission file that was named to be there, as the kit would found a mission of its own without.
+// Once it is in, its own copy does, and the file may be gone.
+func checkMission(path, stateDir string) error {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if m, e := mission.Load(filepath.Join(stateDir, mission.MissionItem)); e == nil && !m.Founded {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("--mission %s: %w", path, err)
+	}
+	return nil
+}
+
 func run(ctx context.Context, o options) error {
 	path := defaultConfig
 	if o.Config != "" {
@@ -54,6 +73,9 @@ func run(ctx context.Context, o options) error {
 		cfg.Override("state_dir")
 	}
 	if o.Mission != "" {
+		if err := checkMission(o.Mission, cfg.StateDir); err != nil {
+			return err
+		}
 		cfg.Mission = o.Mission
 		cfg.Override("mission")
 	}

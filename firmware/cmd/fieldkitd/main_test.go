@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"fieldkit/firmware/config"
+	"fieldkit/firmware/mission"
 )
 
 // What no restart cures ends the daemon at once, with a reason that names what to change.
@@ -28,9 +29,10 @@ func TestDaemonRefusesWhatItCannotUse(t *testing.T) {
 		want string
 	}{
 		{"no configuration file where one is named", options{Config: absent, State: filepath.Join(dir, "state")}, "--config " + absent + ": "},
+		{"no mission file where one is named", options{Config: empty, State: filepath.Join(dir, "state"), Mission: absent}, "--mission " + absent + ": "},
 		{"unknown key", options{Config: write("a.toml", "[link]\nprot = 1\n")}, "link.prot"},
 		{"impossible value", options{Config: write("b.toml", "[kit]\nnumber = 7\n")}, "kit.number"},
-		{"no directory for the state", options{Config: empty, State: write("file", ""), Mission: absent}, "file"},
+		{"no directory for the state", options{Config: empty, State: write("file", ""), Mission: ""}, "file"},
 		{"a mission that is none", options{Config: empty, State: filepath.Join(dir, "state"), Mission: write("c.mission", "name = 1\n")}, "c.mission"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -44,5 +46,34 @@ func TestDaemonRefusesWhatItCannotUse(t *testing.T) {
 	}
 	if err := run(t.Context(), options{Config: filepath.Join(dir, "a.toml")}); !errors.Is(err, config.ErrInvalid) {
 		t.Errorf("%v is not of the configuration", err)
+	}
+}
+
+// "the mission file itself may be gone afterwards" (docs/operations.md): a kit that is in starts without it.
+func TestDaemonNeedsTheMissionFileOnce(t *testing.T) {
+	dir := t.TempDir()
+	m, err := mission.New("alpha", mission.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, state := filepath.Join(dir, "alpha.mission"), filepath.Join(dir, "state")
+	if err := m.Save(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := mission.LoadOrCreateIdentity(state, file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMission(file, state); err != nil {
+		t.Error(err)
+	}
+	founded := filepath.Join(dir, "founded")
+	if _, _, _, err := mission.LoadOrCreateIdentity(founded, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkMission(file, founded); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a kit that founded its own mission: %v", err)
 	}
 }
