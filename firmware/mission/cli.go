@@ -234,21 +234,27 @@ type RevokeCommand struct {
 
 // Write changes the mission file and tells how it reaches the kits.
 func (c RevokeCommand) Write(w io.Writer) error {
-	m, err := Load(c.File)
+	return changeFor(w, c.File, c.Node, (*Mission).Revoke, "is revoked")
+}
+
+// changeFor has change make a new configuration document about one kit, saves it in the mission file, and tells what
+// became of the kit and how the others learn it.
+func changeFor(w io.Writer, file, node string, change func(*Mission, wire.NodeID) (*Mission, error), became string) error {
+	m, err := Load(file)
 	if err != nil {
 		return err
 	}
-	id, err := m.nodeID(c.Node)
+	id, err := m.nodeID(node)
 	if err != nil {
 		return err
 	}
-	if m, err = m.Revoke(id); err != nil {
-		return fmt.Errorf("%s: %w", c.File, err)
+	if m, err = change(m, id); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
-	if err := m.Save(c.File); err != nil {
+	if err := m.Save(file); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "Kit %s is revoked by configuration %d. Give the file to any kit of the mission: the others learn it from there.\n", id, m.Document().Sequence)
+	_, err = fmt.Fprintf(w, "Kit %s %s by configuration %d. Give the file to any kit of the mission: the others learn it from there.\n", id, became, m.Document().Sequence)
 	return err
 }
 
@@ -260,22 +266,7 @@ type DiagnoseCommand struct {
 
 // Write changes the mission file and tells how it reaches the kits.
 func (c DiagnoseCommand) Write(w io.Writer) error {
-	m, err := Load(c.File)
-	if err != nil {
-		return err
-	}
-	id, err := m.nodeID(c.Node)
-	if err != nil {
-		return err
-	}
-	if m, err = m.LetDiagnose(id); err != nil {
-		return fmt.Errorf("%s: %w", c.File, err)
-	}
-	if err := m.Save(c.File); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "Kit %s may ask the others how they are, by configuration %d. Give the file to any kit of the mission: the others learn it from there.\n", id, m.Document().Sequence)
-	return err
+	return changeFor(w, c.File, c.Node, (*Mission).LetDiagnose, "may ask the others how they are,")
 }
 
 // DocumentCommand is `fieldkit mission document FILE`.
