@@ -106,6 +106,7 @@ var allowed = map[string][]string{
 	"sip/agent":              {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
 	"firmware/health":        {},
 	"firmware/task":          {},
+	"firmware/label":         {},
 	"board/store":            {},
 	"board/netif":            {},
 }
