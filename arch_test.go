@@ -104,6 +104,7 @@ var allowed = map[string][]string{
 	"sip/media":              {},
 	"sip/sipmsg":             {},
 	"sip/agent":              {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
+	"firmware/card":          {},
 	"firmware/health":        {},
 	"firmware/task":          {},
 	"firmware/label":         {},
