@@ -105,6 +105,7 @@ var allowed = map[string][]string{
 	"sip/sipmsg":             {},
 	"sip/agent":              {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
 	"firmware/card":          {},
+	"firmware/boot/initlink": {},
 	"firmware/health":        {},
 	"firmware/task":          {},
 	"firmware/label":         {},

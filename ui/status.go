@@ -9,6 +9,7 @@ type Status struct {
 	Handsets []Handset   `json:"handsets"`
 	Calls    []Call      `json:"calls"`
 	Board    Board       `json:"board"`
+	Boot     []Stage     `json:"boot"` // none where the kit did not boot from a card
 	Health   []Check     `json:"health"`
 	Counters []Counter   `json:"counters"`
 }
@@ -99,6 +100,12 @@ type LED struct {
 	Colour  string `json:"colour"`
 	Pattern string `json:"pattern"`
 	Lit     bool   `json:"lit"`
+}
+
+// Stage is a point that the board's boot came to.
+type Stage struct {
+	Stage string `json:"stage"`
+	AtMS  int64  `json:"at_ms"` // since the kernel started
 }
 
 // Check is one entry of the health tree.

@@ -144,48 +144,85 @@ func Default() *Config {
 	return c
 }
 
+// Where a kit that runs from its card has what the daemon reads. PID 1 puts the files there at each boot; each may be
+// absent.
+const (
+	CardPersonal = "/run/fieldkit/personal.toml" // what the card was personalised with
+	CardFile     = "/run/fieldkit/kit.toml"      // the operator's, from the card's boot partition, over it
+	CardMission  = "/run/fieldkit/kit.mission"
+	CardState    = "/perm/fieldkit"
+	// CardKept is where PID 1 keeps what the card was personalised with, from the first boot on.
+	CardKept        = CardState + "/card"
+	CardKeptMission = CardKept + "/kit.mission"
+	CardKeptFile    = CardKept + "/kit.toml"
+)
+
+// Card is Default for a kit that runs from its card and has the board to itself.
+func Card() *Config {
+	c := Default()
+	c.StateDir, c.Mission = CardState, CardMission
+	return c
+}
+
 // Load reads the file at path over the defaults. A file that is not there is none; path "" asks for none.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return Default().Over(path) }
+
+// Over reads the files at the paths, each over what is there and the ones before it. A file that is not there is none,
+// and so is a path "". The receiver is not to be used any more.
+func (c *Config) Over(paths ...string) (*Config, error) {
+	for _, path := range paths {
+		b, err := read(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = c.parse(b)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		c.path = path
+	}
+	return c, nil
+}
+
+func read(path string) ([]byte, error) {
 	if path == "" {
-		return Default(), nil
+		return nil, fs.ErrNotExist
 	}
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Default(), nil
-	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	c, err := Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	c.path = path
-	return c, nil
+	return b, nil
 }
 
 // Parse reads a configuration over the defaults.
 func Parse(b []byte) (*Config, error) {
+	c := Default()
+	return c, c.parse(b)
+}
+
+func (c *Config) parse(b []byte) error {
 	if len(b) > maxFile {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxFile)
+		return fmt.Errorf("%w: more than %d bytes", ErrInvalid, maxFile)
 	}
 	b = bytes.TrimPrefix(b, []byte("\ufeff")) // some editors put it before UTF-8
-	c := Default()
 	dec := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, explain(err))
+		return fmt.Errorf("%w: %w", ErrInvalid, explain(err))
 	}
 	given := map[string]any{}
 	if err := toml.Unmarshal(b, &given); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, explain(err))
+		return fmt.Errorf("%w: %w", ErrInvalid, explain(err))
 	}
 	mark(c.sources, "", given)
-	return c, c.Validate()
+	return c.Validate()
 }
 
 func mark(sources map[string]Source, prefix string, given map[string]any) {

@@ -175,3 +175,36 @@ func TestErrors(t *testing.T) {
 		t.Error("a directory was taken for a file")
 	}
 }
+
+// On a card the operator's file goes over what the card was personalised with, key by key, and a list as a whole.
+func TestFilesOverEachOther(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	personal := write("personal.toml", "[kit]\nnumber = 104\nname = \"Oak\"\n[link]\nneighbours = [\"192.0.2.1:6084\", \"192.0.2.2:6084\"]\n")
+	own := write("kit.toml", "[kit]\nname = \"Elm\"\n[link]\nneighbours = [\"192.0.2.3:6084\"]\n")
+	c, err := Card().Over(personal, own, filepath.Join(dir, "absent"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Kit.Number != 104 || c.Kit.Name != "Elm" || len(c.Link.Neighbours) != 1 || c.Link.Neighbours[0] != netip.MustParseAddrPort("192.0.2.3:6084") {
+		t.Errorf("kit %+v, link %+v", c.Kit, c.Link)
+	}
+	if c.Path() != own || c.Source("kit.number") != FromFile || c.Source("sip.port") != FromDefault {
+		t.Errorf("path %q, sources %v %v", c.Path(), c.Source("kit.number"), c.Source("sip.port"))
+	}
+	if c.StateDir != CardState || c.Mission != CardMission {
+		t.Errorf("state in %s, mission %s", c.StateDir, c.Mission)
+	}
+	if _, err := Card().Over(personal, write("bad.toml", "[kit]\nnumbr = 1\n")); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "bad.toml") {
+		t.Errorf("%v does not name the file", err)
+	}
+	if err := Card().Validate(); err != nil {
+		t.Error(err)
+	}
+}

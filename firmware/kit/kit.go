@@ -20,6 +20,7 @@ import (
 
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
+	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/config"
 	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
@@ -50,12 +51,15 @@ type Kit struct {
 	overlay    overlay
 	telephony  telephony
 	lights     lights
+	boot       *initlink.Link // nil off the card
 }
 
 // Options are what is not configuration but place.
 type Options struct {
-	StatusSocket string       // path of a Unix socket that serves the status page too; "" is none
-	Log          *slog.Logger // nil writes text to standard error at the configured level
+	StatusSocket string         // path of a Unix socket that serves the status page too; "" is none
+	Log          *slog.Logger   // nil writes text to standard error at the configured level
+	Boot         *initlink.Link // to PID 1 of the kit's card; nil off the card
+	Problem      error          // why a file of the card is left out; for NewOnCard
 }
 
 // New makes a kit of cfg: its identity on the first start, the same one on every later start. The error
@@ -64,7 +68,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	}
-	k := &Kit{cfg: cfg, socket: o.StatusSocket, started: time.Now(), log: o.Log, health: health.New("kit", nil)}
+	k := &Kit{cfg: cfg, socket: o.StatusSocket, started: time.Now(), log: o.Log, health: health.New("kit", nil), boot: o.Boot}
 	id, m, founded, err := mission.LoadOrCreateIdentity(cfg.StateDir, cfg.Mission)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -85,7 +89,11 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	k.stayOutside()
 	k.interfaces.Store(&[]netif.Interface{})
 	k.overlay.renew = make(chan struct{}, 1)
+	if err := k.boot.TakeLights(); err != nil {
+		k.log.Warn("LEDs", "err", err) // the lines that init holds are not to be had
+	}
 	k.lights.init(k)
+	k.takeNotes(k.boot.Boot())
 	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
 	return k, nil
 }
@@ -105,12 +113,19 @@ func (k *Kit) Run(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
+	if k.boot != nil {
+		k.boot.Mark("daemon")
+		if err := g.Add(task.New("card", k.beat)); err != nil {
+			return err
+		}
+	}
 	return g.Run(ctx)
 }
 
 // partChanged puts how each part runs into the health tree.
 func (k *Kit) partChanged(s task.Status) {
 	path := "parts/" + s.Name
+	k.markStage(s)
 	switch {
 	case s.State == task.Waiting || s.State == task.Failed:
 		k.health.Fault(path, s.Err.Error())

@@ -28,7 +28,7 @@ func (k *Kit) Status() ui.Status {
 			SIP: k.cfg.Handset.Address.String() + ":" + strconv.Itoa(int(k.cfg.SIP.Port)),
 		},
 		Ring: []string{k.id.NodeID().String()}, Kits: []ui.Neighbour{}, Handsets: []ui.Handset{}, Calls: []ui.Call{},
-		Health: checks(k.health.Snapshot()), Board: k.lights.status(), Counters: []ui.Counter{},
+		Health: checks(k.health.Snapshot()), Board: k.lights.status(), Boot: k.bootStatus(), Counters: []ui.Counter{},
 	}
 	k.overlayStatus(&s, now)
 	k.telephonyStatus(&s, now)

@@ -38,13 +38,13 @@ func TestDaemonRefusesWhatItCannotUse(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel() // should it start all the same, it ends again
-			err := run(ctx, c.o)
+			err := run(ctx, c.o, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want an error that names %q", err, c.want)
 			}
 		})
 	}
-	if err := run(t.Context(), options{Config: filepath.Join(dir, "a.toml")}); !errors.Is(err, config.ErrInvalid) {
+	if err := run(t.Context(), options{Config: filepath.Join(dir, "a.toml")}, nil); !errors.Is(err, config.ErrInvalid) {
 		t.Errorf("%v is not of the configuration", err)
 	}
 }
@@ -75,5 +75,39 @@ func TestDaemonNeedsTheMissionFileOnce(t *testing.T) {
 	}
 	if err := checkMission(file, founded); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a kit that founded its own mission: %v", err)
+	}
+}
+
+// On a card a file with a fault does not keep the kit from coming up, and what is in the other one counts.
+func TestCardComesUpWithoutAFileThatIsWrong(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kit.toml")
+	for _, c := range []struct{ text, want string }{
+		{"[sip]\nport = 5070\n", ""},
+		{"[sip]\nprot = 5070\n", "sip.prot"},
+		{"[kit]\nnumber = 7\n", "kit.number"},
+		{"\x00\x01", "kit.toml"},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, problem, err := settings(options{Card: true, Config: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.want == "" {
+			if problem != nil || cfg.SIP.Port != 5070 {
+				t.Errorf("problem %v, port %d", problem, cfg.SIP.Port)
+			}
+			continue
+		}
+		if problem == nil || !strings.Contains(problem.Error(), c.want) {
+			t.Errorf("%q: problem %v does not name %q", c.text, problem, c.want)
+		}
+		if cfg.StateDir != config.CardState || cfg.SIP.Port != 5060 || cfg.Kit.Number != 0 {
+			t.Errorf("%q: left over of it: %+v", c.text, cfg)
+		}
+	}
+	if _, problem, err := settings(options{Card: true, Config: filepath.Join(t.TempDir(), "absent")}); err != nil || problem != nil {
+		t.Error(problem, err)
 	}
 }
