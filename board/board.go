@@ -11,7 +11,6 @@ package board
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -23,11 +22,10 @@ import (
 const (
 	DefaultStaleAfter = 30 * time.Second
 	pageTime          = 2 * period // how long a page is counted out
-	debounce          = 30 * time.Millisecond
-	maxBounces        = 64
-	pairHold          = 5 * time.Second
-	eraseHold         = 15 * time.Second
 	waitForEdge       = 500 * time.Millisecond
+	edgePause         = 5 * time.Millisecond   // after an edge: a disturbed line must not keep a processor busy
+	lampRetry         = 250 * time.Millisecond // for an LED that could not be set
+	lampPatience      = 10 * time.Second       // how long that is tried after the start
 )
 
 // Lamp is one LED.
@@ -48,39 +46,6 @@ type Hardware struct {
 	Name   string // for the log and the status page
 	Lamps  [ledCount]Lamp
 	Button Button // nil if not fitted
-}
-
-// Press is how long the button was held.
-type Press int
-
-// The presses. Pair and Erase are reserved and passed on only.
-const (
-	Short Press = iota + 1
-	Pair        // 5 s
-	Erase       // 15 s
-)
-
-func (p Press) String() string {
-	switch p {
-	case Short:
-		return "short"
-	case Pair:
-		return "pair"
-	case Erase:
-		return "erase"
-	}
-	return fmt.Sprintf("press %d", int(p))
-}
-
-// pressOf classifies a press by its length.
-func pressOf(held time.Duration) Press {
-	switch {
-	case held >= eraseHold:
-		return Erase
-	case held >= pairHold:
-		return Pair
-	}
-	return Short
 }
 
 // Config of a Board.
@@ -109,6 +74,8 @@ type Board struct {
 	cfg    Config
 	inputs chan Inputs // holds the newest
 	press  chan struct{}
+	held   atomic.Int32  // Held
+	holds  chan struct{} // held changed; holds one
 	snap   atomic.Pointer[Snapshot]
 
 	presses   atomic.Uint64
@@ -129,7 +96,7 @@ func New(hw Hardware, cfg Config) *Board {
 	}
 	b := &Board{
 		hw: hw, cfg: cfg, inputs: make(chan Inputs, 1), press: make(chan struct{}, 1),
-		ready: make(chan struct{}),
+		holds: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	b.snap.Store(&Snapshot{Board: hw.Name, LEDs: map[string]Pattern{}, Lit: map[string]bool{}})
 	return b
@@ -193,9 +160,11 @@ func (b *Board) Run(ctx context.Context) error {
 			updated = time.Now()
 		case <-b.press:
 			f.nextPage(time.Now())
+		case <-b.holds:
 		case <-timer.C:
 		}
 		now := time.Now()
+		f.turn(now, Held(b.held.Load()))
 		stale := now.Sub(updated) >= b.cfg.StaleAfter
 		f.in.StatusStale = stale
 		f.show(now)
@@ -216,6 +185,10 @@ type face struct {
 	page    Page
 	pageEnd time.Time
 	pageAt  time.Time
+	held    Held
+	heldAt  time.Time
+	pairing Pairing
+	pairAt  time.Time
 	lights  Lights
 	lit     [ledCount]bool
 	set     bool // lit says what the LEDs do
@@ -237,19 +210,44 @@ func (f *face) show(now time.Time) {
 	if f.page != None && !now.Before(f.pageEnd) {
 		f.page = None
 	}
-	f.epoch = f.began
-	if f.page != None {
-		f.epoch = f.pageAt // counting begins with the press
-	}
-	f.lights = f.in.PageLights(f.page)
+	f.choose()
 	for l := range ledCount {
 		on := f.lights[l].Level(now.Sub(f.epoch))
-		if !f.set || on != f.lit[l] {
+		if !f.set || on != f.lit[l] || f.failed[l] && now.Sub(f.began) < lampPatience {
 			f.light(l, on)
 		}
 	}
 	f.set = true
 	f.publish()
+}
+
+// turn notes since when the button is held as far, and since when the pairing is where it is: what they show begins then.
+func (f *face) turn(now time.Time, held Held) {
+	if held != f.held {
+		f.held, f.heldAt = held, now
+	}
+	if f.in.Pairing != f.pairing {
+		f.pairing, f.pairAt = f.in.Pairing, now
+	}
+	if f.held != NotHeld || f.pairing.Stage != NotPairing {
+		f.page = None
+	}
+}
+
+// choose picks what is shown: who holds the button is answered first, then who pairs, then who counts.
+func (f *face) choose() {
+	if l, ok := f.held.lights(); ok {
+		f.lights, f.epoch = l, f.heldAt
+		return
+	}
+	if l, ok := f.in.pairingLights(); ok {
+		f.lights, f.epoch = l, f.pairAt
+		return
+	}
+	f.lights, f.epoch = f.in.PageLights(f.page), f.began
+	if f.page != None {
+		f.epoch = f.pageAt // counting begins with the press
+	}
 }
 
 func (f *face) light(l LED, on bool) {
@@ -280,12 +278,19 @@ func (f *face) next(now time.Time) time.Duration {
 	if f.page != None {
 		wait = min(wait, f.pageEnd.Sub(now))
 	}
+	if f.failed != [ledCount]bool{} && now.Sub(f.began) < lampPatience {
+		wait = min(wait, lampRetry)
+	}
 	return max(wait, time.Millisecond)
 }
 
 func (f *face) publish() {
+	text := f.in.String()
+	if f.held != NotHeld {
+		text = f.held.String()
+	}
 	s := &Snapshot{
-		Board: f.b.hw.Name, State: f.in.State(), Text: f.in.String(), Page: f.page,
+		Board: f.b.hw.Name, State: f.in.State(), Text: text, Page: f.page,
 		LEDs: map[string]Pattern{}, Lit: map[string]bool{}, Errors: f.errors,
 	}
 	for l := range ledCount {
@@ -305,34 +310,40 @@ func (f *face) dark() {
 }
 
 // watchButton waits for edges with a finite timeout: with an infinite one some
-// drivers return at once and others never.
+// drivers return at once and others never. It looks at the line whether there
+// was an edge or not, as the kernel drops edges that nobody fetched.
 func (b *Board) watchButton(ctx context.Context) {
-	var pressedAt time.Time
+	defer b.setHeld(NotHeld)
+	var p press
 	for ctx.Err() == nil {
-		asked := time.Now()
-		if !b.hw.Button.Wait(waitForEdge) {
-			if early := waitForEdge - time.Since(asked); early > 0 {
-				pause(ctx, early) // a line that failed: do not spin on it
-			}
-			continue
-		}
-		// Contacts bounce: what counts is the level after they settled and
-		// after the edges that waited meanwhile.
-		pause(ctx, debounce)
-		for i := 0; i < maxBounces && b.hw.Button.Wait(time.Millisecond); i++ {
-		}
-		switch down := b.hw.Button.Pressed(); {
-		case down && pressedAt.IsZero():
-			pressedAt = time.Now()
-		case !down && !pressedAt.IsZero():
-			p := pressOf(time.Since(pressedAt))
-			pressedAt = time.Time{}
-			if p == Short {
-				b.Press()
-				continue
-			}
+		now := time.Now()
+		what, held, again := p.step(now, b.hw.Button.Pressed())
+		b.setHeld(held)
+		switch what {
+		case 0:
+		case Short:
+			b.Press()
+		default:
 			b.presses.Add(1)
-			b.cfg.OnPress(p)
+			b.cfg.OnPress(what)
+		}
+		wait := waitForEdge
+		if !again.IsZero() {
+			wait = min(wait, max(again.Sub(now), time.Millisecond))
+		}
+		if b.hw.Button.Wait(wait) {
+			pause(ctx, edgePause)
+		} else if early := wait - time.Since(now); early > 0 {
+			pause(ctx, early) // a line that failed: do not spin on it
+		}
+	}
+}
+
+func (b *Board) setHeld(h Held) {
+	if b.held.Swap(int32(h)) != int32(h) {
+		select {
+		case b.holds <- struct{}{}:
+		default: // Run looks anyway
 		}
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,6 +150,145 @@ func TestSilentKitIsAFault(t *testing.T) {
 	})
 }
 
+// Whoever holds the button sees each stage when it is reached, on the LEDs of the box and on the board's own.
+func TestHoldingShowsWhatLettingGoDoes(t *testing.T) {
+	onBoth(t, func(t *testing.T, b box) {
+		brd := New(b.hw, Config{StaleAfter: time.Hour})
+		defer run(t, brd)()
+		brd.Update(Inputs{Ready: true, Handsets: 1})
+		time.Sleep(period)
+		b.move(true)
+		began := time.Now()
+		for _, c := range []struct {
+			after time.Duration
+			text  string
+			lit   []LED
+		}{
+			{pairHold - 50*time.Millisecond, "alone, 1 phone", []LED{Power, Phones}},
+			{pairHold + 50*time.Millisecond, "let go: pair with another kit", []LED{LinkBlue, LinkYellow, Single}},
+			{warnHold - 50*time.Millisecond, "let go: pair with another kit", []LED{LinkBlue, LinkYellow, Single}},
+			{warnHold + 50*time.Millisecond, "let go now, or everything is erased", []LED{Red, Single}},
+			{warnHold + 150*time.Millisecond, "let go now, or everything is erased", nil},
+			{eraseHold + 50*time.Millisecond, "let go: erase everything", []LED{Red, Single}},
+			{eraseHold + 150*time.Millisecond, "let go: erase everything", []LED{Red, Single}},
+			{stuckHold + 450*time.Millisecond, "alone, 1 phone", []LED{Power, Phones}},
+		} {
+			time.Sleep(c.after - time.Since(began))
+			if got, text := litNow(b), brd.Snapshot().Text; !slices.Equal(got, c.lit) || text != c.text {
+				t.Errorf("after %v: lit %v, %q, want %v, %q", c.after, got, text, c.lit, c.text)
+			}
+		}
+		b.move(false)
+		time.Sleep(time.Second)
+		if n := brd.Snapshot().Presses; n != 0 {
+			t.Errorf("%d presses of a button that was stuck", n)
+		}
+	})
+}
+
+// Both kits of a pairing show the code from the moment on at which they know it, whatever they showed before.
+func TestCodeBeginsWhenItIsKnown(t *testing.T) {
+	onBoth(t, func(t *testing.T, b box) {
+		brd := New(b.hw, Config{StaleAfter: time.Hour})
+		defer run(t, brd)()
+		brd.Update(Inputs{Ready: true, Handsets: 1})
+		time.Sleep(1234 * time.Millisecond)
+		code := CodeOf(431)
+		brd.Update(Inputs{Ready: true, Handsets: 1, Pairing: Pairing{Stage: PairComparing, Code: code}})
+		for i := range 3000 {
+			synctest.Wait()
+			at := time.Duration(i) * 10 * time.Millisecond
+			if got, want := b.lit(Single), code.Pattern().Level(at); got != want || b.lit(LinkBlue) != want || b.lit(Phones) {
+				t.Fatalf("at %v: lit %v, want single LED and link %v", at, litNow(b), want)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := brd.Snapshot().Text; got != "pairing: compare the code "+code.String() {
+			t.Errorf("text %q", got)
+		}
+	})
+}
+
+// busyPin is a line that another program has until a time.
+type busyPin struct {
+	*gpiotest.Pin
+	until time.Time
+}
+
+func (b busyPin) busy() error {
+	if time.Now().Before(b.until) {
+		return fmt.Errorf("GPIOLine.Out(): %w", syscall.EBUSY)
+	}
+	return nil
+}
+
+func (b busyPin) Out(l gpio.Level) error {
+	if err := b.busy(); err != nil {
+		return err
+	}
+	return b.Pin.Out(l)
+}
+
+func (b busyPin) In(p gpio.Pull, e gpio.Edge) error {
+	if err := b.busy(); err != nil {
+		return err
+	}
+	return b.Pin.In(p, e)
+}
+
+// What showed the start of the machine may still have the lines: they are taken over when they are free, and nothing
+// that happened to the button meanwhile counts.
+func TestBusyLinesAreTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pins := map[string]*gpiotest.Pin{}
+		for i, n := range []string{"B0", "B1"} {
+			pins[n] = &gpiotest.Pin{N: n, Num: 1100 + i, EdgesChan: make(chan gpio.Level, 16)}
+			if err := gpioreg.Register(busyPin{pins[n], time.Now().Add(3 * time.Second)}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = gpioreg.Unregister(n) })
+		}
+		brd := New(findGPIO(Pins{Power: "B0", Button: "B1"}, slog.New(slog.DiscardHandler)), Config{StaleAfter: time.Hour})
+		defer run(t, brd)()
+		if pins["B0"].Read() == gpio.High {
+			t.Error("a busy line was set")
+		}
+		time.Sleep(3*time.Second + 2*lampRetry)
+		if pins["B0"].Read() != gpio.High {
+			t.Error("the line was not taken over when it was free")
+		}
+		pins["B1"].EdgesChan <- gpio.Low
+		time.Sleep(time.Second)
+		pins["B1"].EdgesChan <- gpio.High
+		time.Sleep(time.Second)
+		if n := brd.Snapshot().Presses; n != 1 {
+			t.Errorf("%d presses, want 1", n)
+		}
+	})
+}
+
+// The LED of the board is found under what kernels call it, and taken from what the kernel has it show.
+func TestOwnLEDOfTheBoard(t *testing.T) {
+	for _, c := range []struct {
+		have, name, want string
+	}{{"ACT", "ACT", "ACT"}, {"led0", "ACT", "led0"}, {"PWR", "ACT", ""}, {"PWR", "PWR", "PWR"}, {"ACT", "", ""}} {
+		pin := &gpiotest.Pin{N: c.have, L: gpio.High}
+		lamp := findLED(c.name, func(name string) (gpio.PinOut, error) {
+			if name != c.have {
+				return nil, errors.New("no such LED")
+			}
+			return pin, nil
+		}, slog.New(slog.DiscardHandler))
+		got := ""
+		if lamp != nil {
+			got = pin.N
+		}
+		if got != c.want || (lamp != nil) != (pin.L == gpio.Low) {
+			t.Errorf("%+v: found %q, level %v", c, got, pin.L)
+		}
+	}
+}
+
 func TestShortPressCountsOut(t *testing.T) {
 	onBoth(t, func(t *testing.T, b box) {
 		var mu sync.Mutex
@@ -202,8 +343,9 @@ func TestShortPressCountsOut(t *testing.T) {
 		if s := brd.Snapshot(); s.Page != None || !b.lit(Red) {
 			t.Errorf("the page stays: %+v", s)
 		}
-		push(pairHold)
-		push(eraseHold)
+		push(pairHold + 100*time.Millisecond)
+		push(warnHold + 100*time.Millisecond) // somebody thought better of it
+		push(eraseHold + 100*time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()
 		if want := []Press{Short, Short, Short, Short, Short, Pair, Erase}; !slices.Equal(presses, want) {

@@ -1,8 +1,10 @@
 package board
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"periph.io/x/conn/v3/driver/driverreg"
@@ -46,9 +48,7 @@ func Open(pins Pins, cfg Config) *Board {
 		}
 	}
 	hw := findGPIO(pins, log)
-	if led, err := sysfs.LEDByName(pins.Single); err == nil {
-		hw.Lamps[Single] = gpioLamp{led}
-	}
+	hw.Lamps[Single] = findLED(pins.Single, func(name string) (gpio.PinOut, error) { return sysfs.LEDByName(name) }, log)
 	for _, l := range hw.Lamps {
 		if l != nil {
 			return New(hw, cfg)
@@ -58,7 +58,8 @@ func Open(pins Pins, cfg Config) *Board {
 	return New(NewSimulated().Hardware(), cfg)
 }
 
-// findGPIO takes the pins that exist.
+// findGPIO takes the pins that exist. One that is busy is fitted, too: what showed the start of the machine has it until
+// this program takes over, and Run tries again.
 func findGPIO(pins Pins, log *slog.Logger) Hardware {
 	hw := Hardware{Name: "gpio"}
 	for led, name := range map[LED]string{
@@ -68,14 +69,15 @@ func findGPIO(pins Pins, log *slog.Logger) Hardware {
 		if p == nil {
 			continue
 		}
-		if err := p.Out(gpio.Low); err != nil {
+		if err := p.Out(gpio.Low); err != nil && !errors.Is(err, syscall.EBUSY) {
 			log.Warn("LED not usable", "led", led.String(), "pin", name, "err", err)
 			continue
 		}
 		hw.Lamps[led] = gpioLamp{p}
 	}
 	if p := gpioreg.ByName(pins.Button); p != nil {
-		if b, err := newGPIOButton(p); err != nil {
+		b := &gpioButton{pin: p}
+		if err := b.prepare(); err != nil && !errors.Is(err, syscall.EBUSY) {
 			log.Warn("button not usable", "pin", pins.Button, "err", err)
 		} else {
 			hw.Button = b
@@ -84,20 +86,56 @@ func findGPIO(pins Pins, log *slog.Logger) Hardware {
 	return hw
 }
 
+// otherNames are what kernels call the LED of the board that the vendor's device trees label ACT: before they had labels
+// that was led0.
+var otherNames = map[string][]string{"ACT": {"led0"}}
+
+// findLED is an LED of the board, nil if there is none. Switched off first: only that has the kernel forget what else it
+// lets the LED show, such as the traffic of the card.
+func findLED(name string, byName func(string) (gpio.PinOut, error), log *slog.Logger) Lamp {
+	if name == "" {
+		return nil
+	}
+	for _, n := range append([]string{name}, otherNames[name]...) {
+		led, err := byName(n)
+		if err != nil {
+			continue
+		}
+		if err := led.Out(gpio.Low); err != nil {
+			log.Warn("LED not usable", "led", n, "err", err)
+			continue
+		}
+		return gpioLamp{led}
+	}
+	return nil
+}
+
 // gpioLamp is an LED between a line and ground.
 type gpioLamp struct{ pin gpio.PinOut }
 
 func (g gpioLamp) Set(on bool) error { return g.pin.Out(gpio.Level(on)) }
 
-// gpioButton is a button between a line and ground.
-type gpioButton struct{ pin gpio.PinIn }
-
-func newGPIOButton(p gpio.PinIn) (Button, error) {
-	if err := p.In(gpio.PullUp, gpio.BothEdges); err != nil {
-		return nil, fmt.Errorf("button input: %w", err)
-	}
-	return gpioButton{p}, nil
+// gpioButton is a button between a line and ground. Its line may be busy for a while.
+type gpioButton struct {
+	pin   gpio.PinIn
+	ready bool // the line is ours
 }
 
-func (g gpioButton) Wait(timeout time.Duration) bool { return g.pin.WaitForEdge(timeout) }
-func (g gpioButton) Pressed() bool                   { return g.pin.Read() == gpio.Low }
+func (g *gpioButton) prepare() error {
+	if g.ready {
+		return nil
+	}
+	if err := g.pin.In(gpio.PullUp, gpio.BothEdges); err != nil {
+		return fmt.Errorf("button input: %w", err)
+	}
+	g.ready = true
+	return nil
+}
+
+func (g *gpioButton) Wait(timeout time.Duration) bool {
+	return g.prepare() == nil && g.pin.WaitForEdge(timeout)
+}
+
+// Pressed is true as long as the line cannot be read: a button that is down when it is first looked at counts from the
+// next time on.
+func (g *gpioButton) Pressed() bool { return g.prepare() != nil || g.pin.Read() == gpio.Low }

@@ -53,6 +53,7 @@ type Inputs struct {
 	Faults      int    // problems listed, for counting
 	Emergency   bool   // an emergency call waits
 	Supply      Supply
+	Pairing     Pairing
 	StatusStale bool // set by the Board when nobody updates it
 }
 
@@ -117,6 +118,9 @@ func (in Inputs) String() string {
 	if in.Handsets > 0 {
 		phones = plural(in.Handsets, "phone")
 	}
+	if in.Pairing.Stage != NotPairing {
+		return in.Pairing.String()
+	}
 	switch s := in.State(); s {
 	case EmergencyWaiting:
 		return "emergency call waiting"
@@ -146,14 +150,7 @@ const maxKitsShown = 5
 // kept for what needs somebody.
 func (in Inputs) Lights() Lights {
 	var l Lights
-	switch in.Supply {
-	case Battery:
-		l[Power] = Blinks(1)
-	case BatteryLow:
-		l[Power] = Flash
-	default:
-		l[Power] = Steady
-	}
+	l[Power] = in.power()
 	if in.StatusStale {
 		// Whatever was true before may not be now; an LED that lies is worse
 		// than none.
@@ -184,15 +181,26 @@ func (in Inputs) Lights() Lights {
 	return l
 }
 
-// single is what a board with one LED shows: steady while starting, one blink
+func (in Inputs) power() Pattern {
+	switch in.Supply {
+	case Battery:
+		return Blinks(1)
+	case BatteryLow:
+		return Flash
+	}
+	return Steady
+}
+
+// single is what a board with one LED shows: 1 Hz while starting, one blink
 // when it serves, one more for each linked kit, and no pause between the blinks
-// when somebody must look.
+// when somebody must look. It never keeps still, as an LED does that nobody
+// moves any more: it is the sign of life of a board without wiring.
 func (in Inputs) single() Pattern {
 	switch {
 	case in.Emergency || in.Fault:
 		return Flash
 	case !in.Ready:
-		return Steady
+		return Slow
 	}
 	return Blinks(1 + min(max(in.Kits, 0), maxKitsShown))
 }

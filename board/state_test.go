@@ -18,7 +18,7 @@ func TestLightsOfEachState(t *testing.T) {
 		// power, phones, link blue, link yellow, red, single
 		want Lights
 	}{
-		{Inputs{}, "starting", Lights{Steady, Off, Off, Off, Off, Steady}},
+		{Inputs{}, "starting", Lights{Steady, Off, Off, Off, Off, Slow}},
 		{Inputs{Ready: true}, "alone, no phone", Lights{Steady, 1, Off, Off, Off, 1}},
 		{
 			ready(func(in *Inputs) { in.Kits = 1 }), "1 kit linked, no phone",
