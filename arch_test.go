@@ -110,6 +110,7 @@ var allowed = map[string][]string{
 	"firmware/task":          {},
 	"firmware/label":         {},
 	"board/store":            {},
+	"board/links":            {"board/netif"},
 	"board/netif":            {},
 }
 
