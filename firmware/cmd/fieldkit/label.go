@@ -36,7 +36,7 @@ func (c labelCommand) Run() error {
 	if err := errors.Join(label.Sheet(f, labels), f.Close()); err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d labels. Open it in a browser and print it; it carries the Wi-Fi's passphrase, as the boxes will.\n", c.Out, len(labels))
+	fmt.Printf("Labels are in %s, %d of them. Open it in a browser and print it; it carries the Wi-Fi's passphrase, as the boxes will.\n", c.Out, len(labels))
 	return nil
 }
 
