@@ -27,7 +27,8 @@ type Items interface {
 
 // LoadOrCreateIdentity is how a kit gets to be somebody. On its first start it makes a key, has its certificate
 // issued under the root key of the mission file at missionPath, and keeps the mission without that key; without a
-// mission file it founds a mission of its own, and founded is true, then and after every later start. A copy of
+// mission file it founds a mission of its own, keeps its root key apart (Founder), and founded is true, then and after
+// every later start. A copy of
 // the mission with the root key in the state directory works too, and loses the key once the certificate is
 // there; the operator's own file is never written.
 //
@@ -50,7 +51,7 @@ func LoadOrCreateIdentity(stateDir, missionPath string) (id *ident.Identity, m *
 	if err != nil {
 		return nil, nil, false, err
 	}
-	return id, m, m.Founded, nil
+	return id, m, m.Founded, forgetFounder(s, stateDir, m)
 }
 
 func samePath(a, b string) bool {
@@ -74,6 +75,9 @@ func firstStart(s Items, given *Mission) (*ident.Identity, *Mission, error) {
 	case given == nil && kept == nil:
 		if m, err = Found(); err != nil {
 			return nil, nil, fmt.Errorf("founding a mission: %w", err)
+		}
+		if err := keepFounderKey(s, m); err != nil {
+			return nil, nil, err
 		}
 	case given == nil:
 		m = kept
@@ -166,7 +170,10 @@ func Keep(stateDir string, m *Mission, id *ident.Identity) error {
 	if err := saveBeside(s, kept, keyPEM, certs, id); err != nil {
 		return err
 	}
-	return finish(s, m, kept, id)
+	if err := finish(s, m, kept, id); err != nil {
+		return err
+	}
+	return forgetFounder(s, stateDir, m)
 }
 
 // issue makes a certificate for a kit of m: self-signed where the configuration permits that, else under the root.

@@ -207,9 +207,12 @@ func signerOf(a *ident.Authority, d *ident.Document) (*ident.Signer, error) {
 	return a.Signer()
 }
 
-// Found makes the mission of a lone kit that was given none: it serves its handsets by it, and nobody else has it.
+// Found makes the mission of a lone kit that was given none: it serves its handsets by it, and nobody else has it until
+// the kit is paired with another, which then enrols at it (RFC 6940 §11.3).
 func Found() (*Mission, error) {
-	m, err := New("Kit "+strings.ToUpper(word()), Options{})
+	name := "Kit " + strings.ToUpper(word())
+	overlay := overlayName(name)
+	m, err := New(name, Options{Overlay: overlay, Enrol: []string{fmt.Sprintf("https://%s:%d%s", overlay, EnrolPort, EnrolPath)}})
 	if err != nil {
 		return nil, err
 	}

@@ -58,6 +58,49 @@ type Book interface {
 
 // Add makes an account with a password.
 func Add(b Book, a Account, password string) error {
+	if err := a.prepare(password); err != nil {
+		return err
+	}
+	return change(b, func(all []Account) ([]Account, error) {
+		if slices.ContainsFunc(all, func(o Account) bool { return o.Name == a.Name }) {
+			return nil, fmt.Errorf("%w %q: there is one", ErrAccount, a.Name)
+		}
+		return a.join(all)
+	})
+}
+
+// Renew is Add, but an account that there is already gets the password: "if the same user returns … the enrollment server
+// should return the same Node-IDs" (RFC 6940 §11.3). The rest of it stays as it was.
+func Renew(b Book, a Account, password string) error {
+	if err := a.prepare(password); err != nil {
+		return err
+	}
+	return change(b, func(all []Account) ([]Account, error) {
+		for i := range all {
+			if all[i].Name == a.Name {
+				all[i].Salt, all[i].Hash = a.Salt, a.Hash
+				return all, nil
+			}
+		}
+		return a.join(all)
+	})
+}
+
+// Lock takes the password from an account, which enrols no more until Renew. What it was given it keeps.
+func Lock(b Book, name string) error {
+	return change(b, func(all []Account) ([]Account, error) {
+		for i := range all {
+			if all[i].Name == name {
+				all[i].Salt, all[i].Hash = nil, nil
+				return all, nil
+			}
+		}
+		return nil, fmt.Errorf("%w %q: there is none", ErrAccount, name)
+	})
+}
+
+// prepare checks a new account and gives it a password.
+func (a *Account) prepare(password string) error {
 	if a.Name == "" || len(a.Name) > maxName || password == "" || len(password) > maxPassword {
 		return fmt.Errorf("%w: name of %d and password of %d bytes, at most %d and %d", ErrAccount, len(a.Name), len(password), maxName, maxPassword)
 	}
@@ -75,24 +118,22 @@ func Add(b Book, a Account, password string) error {
 	a.NodeIDs, a.Salt = nil, make([]byte, 16)
 	_, _ = rand.Read(a.Salt) // it never fails: the runtime ends the program first
 	var err error
-	if a.Hash, err = hash(password, a.Salt); err != nil {
-		return err
+	a.Hash, err = hash(password, a.Salt)
+	return err
+}
+
+// join appends a new account to all.
+func (a *Account) join(all []Account) ([]Account, error) {
+	if len(all) >= MaxAccounts {
+		return nil, fmt.Errorf("%w: more than %d", ErrAccount, MaxAccounts)
 	}
-	return change(b, func(all []Account) ([]Account, error) {
-		if len(all) >= MaxAccounts {
-			return nil, fmt.Errorf("%w: more than %d", ErrAccount, MaxAccounts)
+	for _, o := range all {
+		// "These names MUST be unique" (RFC 6940 §13.3).
+		if i := slices.IndexFunc(a.Users, func(u string) bool { return slices.Contains(o.Users, u) }); i >= 0 {
+			return nil, fmt.Errorf("%w %q: user name %q is that of %q", ErrAccount, a.Name, a.Users[i], o.Name)
 		}
-		for _, o := range all {
-			if o.Name == a.Name {
-				return nil, fmt.Errorf("%w %q: there is one", ErrAccount, a.Name)
-			}
-			// "These names MUST be unique" (RFC 6940 §13.3).
-			if i := slices.IndexFunc(a.Users, func(u string) bool { return slices.Contains(o.Users, u) }); i >= 0 {
-				return nil, fmt.Errorf("%w %q: user name %q is that of %q", ErrAccount, a.Name, a.Users[i], o.Name)
-			}
-		}
-		return append(all, a), nil
-	})
+	}
+	return append(all, *a), nil
 }
 
 // List is all accounts, as they are kept.
@@ -173,5 +214,6 @@ func authenticate(all []Account, name, password string) (int, bool) {
 		a = all[i]
 	}
 	h, err := hash(password, a.Salt)
+	// An account without a password has no hash, which is no hash of anything.
 	return i, err == nil && subtle.ConstantTimeCompare(h, a.Hash) == 1 && i >= 0
 }

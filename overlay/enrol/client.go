@@ -50,6 +50,9 @@ type Client struct {
 	Roots    *x509.CertPool   // for the servers' TLS certificates; nil: the system's
 	Resolver Resolver         // nil: net.DefaultResolver
 	Now      func() time.Time // nil: time.Now
+	// Dial connects to the enrolment server of an overlay, wherever its URL leads: for one that is known by its address on a
+	// link and not by a name. Whose server answers, its certificate says all the same. nil: by the URL.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 func (c *Client) now() time.Time {
@@ -218,7 +221,7 @@ func (c *Client) Enrol(ctx context.Context, d *config.Document, r Request) (*ide
 		return nil, err
 	}
 	// "The server certificate MUST match the overlay name as described in [RFC2818]", whatever host the URL names.
-	h := c.client(d.InstanceName, nil)
+	h := c.client(d.InstanceName, c.Dial)
 	var causes error
 	for _, server := range d.Rest.EnrollmentServers {
 		// The account and its password are in the body: they go nowhere but through TLS.

@@ -832,3 +832,45 @@ func BenchmarkAuthenticate(b *testing.B) {
 		}
 	}
 }
+
+// An account whose password was taken enrols no more, and with a new one gets the same Node-ID again: "if the same user
+// returns (e.g., to have their certificate re-issued), the enrollment server should return the same Node-IDs".
+func TestOneTimePasswords(t *testing.T) {
+	w := newWorld(t)
+	book := w.book
+	kit := Account{Name: "newcomer", Kit: true}
+	enrolBy := func(password string) (*ident.Identity, error) {
+		return w.enrol("newcomer", func(r *Request) { r.Password = password })
+	}
+	if err := Renew(book, kit, "first"); err != nil {
+		t.Fatal(err)
+	}
+	first, err := enrolBy("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Lock(book, "newcomer"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"first", ""} {
+		if _, err := enrolBy(p); !errors.Is(err, ErrAuthentication) {
+			t.Errorf("password %q of a locked account: %v", p, err)
+		}
+	}
+	if err := Renew(book, kit, "second"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := enrolBy("first"); !errors.Is(err, ErrAuthentication) {
+		t.Errorf("the password before: %v", err)
+	}
+	again, err := enrolBy("second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.NodeID() != first.NodeID() {
+		t.Errorf("Node-ID %v after %v", again.NodeID(), first.NodeID())
+	}
+	if err := Lock(book, "nobody"); !errors.Is(err, ErrAccount) {
+		t.Errorf("account that is not there locked: %v", err)
+	}
+}
