@@ -1,0 +1,156 @@
+package emu
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Machine is a kind of board.
+type Machine string
+
+// The machines that the product's kernel runs on in QEMU.
+const (
+	Pi3  Machine = "raspi3b" // Raspberry Pi 3 B: SD card, USB Ethernet, header
+	Pi4  Machine = "raspi4b" // Raspberry Pi 4 B: SD card, header; QEMU gives it no network
+	Virt Machine = "virt"    // QEMU's own: virtio disk and network cards, a PCI watchdog; no header
+)
+
+// Config is a machine to start.
+type Config struct {
+	Machine Machine
+	Kernel  string // file: an arm64 Image, which may be compressed by gzip
+	Initrd  string // file; cpio archives one after another
+	DTB     string // file; none for Virt, which makes its own
+	Cmdline string // of the kernel, without a console; ConsoleOf is added
+	Disk    string // raw file: the card; "" is none. Its size must be a power of two on a Pi
+	Memory  int    // MiB; 0 is what the Pi has, or 512. A Pi's cannot be changed
+	NICs    []NIC
+
+	// Watchdog fits a hardware watchdog that resets the machine. Virt only: on QEMU's Pis the product's would reset it
+	// when opened.
+	Watchdog bool
+	// Agent connects the machine's second serial line, for a guest program in the initrd.
+	Agent bool
+	// Trace is a file to which QEMU writes what the machine asked of hardware that is not there; "" is none.
+	Trace string
+}
+
+// NIC is a network card.
+type NIC struct {
+	MAC   string
+	Cable *Cable // the network; nil is QEMU's own with Forward
+	// Network and Forward make a network of the machine and this host alone, in which the host has the network's second
+	// address. What reaches Forward[i].Host is passed to the machine.
+	Network netip.Prefix
+	Forward []Forward
+}
+
+// Forward is a port of this host that leads to one of the machine.
+type Forward struct {
+	Protocol    string // tcp or udp
+	Host, Guest netip.AddrPort
+}
+
+// ConsoleOf is the kernel's argument for the machine's first serial line.
+//
+// The device trees of the Pis name their UARTs by board revision and by what Bluetooth takes; QEMU's first line is
+// always the PL011.
+func ConsoleOf(m Machine) string {
+	if m == Virt {
+		return "console=ttyAMA0,115200"
+	}
+	return "console=ttyAMA1,115200 console=ttyAMA0,115200"
+}
+
+// arguments are QEMU's. files are the numbers under which QEMU finds the connections it inherits.
+func (c Config) arguments(files inherited) ([]string, error) {
+	a := []string{
+		"-nodefaults", "-display", "none", "-no-reboot", "-M", string(c.Machine),
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", strings.TrimSpace(ConsoleOf(c.Machine) + " " + c.Cmdline),
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", files.console), "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", files.qmp), "-mon", "chardev=qmp,mode=control",
+		// One thread for all of a Pi's cores: with one each, QEMU's Pi 3 hangs in one boot of three before the first line.
+		"-accel", "tcg,thread=single",
+	}
+	if c.Agent {
+		a = append(a, "-chardev", fmt.Sprintf("socket,id=agent,fd=%d", files.agent), "-serial", "chardev:agent")
+	}
+	if c.DTB != "" {
+		a = append(a, "-dtb", c.DTB)
+	}
+	if c.Trace != "" {
+		a = append(a, "-d", "unimp", "-D", c.Trace)
+	}
+	// What the machine had written when the plug was pulled is on the card, in the order of writing; what it had not is not.
+	const drive = "file=%s,format=raw,cache=writethrough,"
+	card := "virtio-net-pci"
+	switch c.Machine {
+	case Virt:
+		a = append(a, c.virtSize()...)
+		if c.Disk != "" {
+			a = append(a, "-drive", fmt.Sprintf(drive+"if=virtio", c.Disk))
+		}
+		if c.Watchdog {
+			a = append(a, "-device", "i6300esb", "-action", "watchdog=reset")
+		}
+	case Pi3, Pi4:
+		card = "usb-net"
+		if c.Disk != "" {
+			a = append(a, "-drive", fmt.Sprintf(drive+"if=sd", c.Disk))
+		}
+		switch {
+		case c.Watchdog:
+			return nil, fmt.Errorf("machine %s: QEMU's watchdog resets it when it is opened", c.Machine)
+		case c.Machine == Pi4 && len(c.NICs) > 0:
+			return nil, fmt.Errorf("machine %s: QEMU gives it no network", c.Machine)
+		case len(c.NICs) > 1:
+			return nil, fmt.Errorf("machine %s: one network card", c.Machine)
+		}
+	default:
+		return nil, fmt.Errorf("machine %q: not known", c.Machine)
+	}
+	for i, n := range c.NICs {
+		back := fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", i, files.nics[i])
+		if n.Cable == nil {
+			var err error
+			if back, err = n.user(i); err != nil {
+				return nil, err
+			}
+		}
+		a = append(a, "-netdev", back, "-device", fmt.Sprintf("%s,netdev=net%d,id=nic%d,mac=%s", card, i, i, n.MAC))
+	}
+	return a, nil
+}
+
+// virtSize is what a Virt machine is made of; its device tree depends on it.
+func (c Config) virtSize() []string {
+	memory := c.Memory
+	if memory == 0 {
+		memory = 512
+	}
+	return []string{"-cpu", "cortex-a53", "-smp", "1", "-m", fmt.Sprint(memory)}
+}
+
+// user is the argument for QEMU's own network.
+func (n NIC) user(i int) (string, error) {
+	if !n.Network.IsValid() || !n.Network.Addr().Is4() {
+		return "", errors.New("network card: neither a cable nor an IPv4 network")
+	}
+	host := n.Network.Masked().Addr().Next().Next()
+	s := fmt.Sprintf("user,id=net%d,net=%s,host=%s,restrict=on", i, n.Network.Masked(), host)
+	for _, f := range n.Forward {
+		s += fmt.Sprintf(",hostfwd=%s:%s-%s", f.Protocol, colon(f.Host), colon(f.Guest))
+	}
+	return s, nil
+}
+
+// colon is QEMU's way to write an IPv4 address and port.
+func colon(a netip.AddrPort) string { return fmt.Sprintf("%s:%d", a.Addr(), a.Port()) }
+
+// inherited are file numbers in QEMU.
+type inherited struct {
+	console, qmp, agent int
+	nics                []int // by the index of the card; 0 without a cable
+}
