@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -32,6 +33,7 @@ type Config struct {
 	Mission  string  `toml:"mission"`   // mission file; it need not be there
 	Kit      Kit     `toml:"kit"`
 	Handset  Handset `toml:"handset"`
+	Access   Access  `toml:"access"`
 	Link     Link    `toml:"link"`
 	SIP      SIP     `toml:"sip"`
 	Media    Media   `toml:"media"`
@@ -55,6 +57,34 @@ type Handset struct {
 	Address   netip.Addr   `toml:"address"`   // the kit's on that network; the same at every kit
 	Network   netip.Prefix `toml:"network"`   // never used by the overlay
 }
+
+// Access is the access point of the handsets. A kit that makes it gives its interface Handset.Address, too.
+type Access struct {
+	Enabled     bool   `toml:"enabled"`
+	SSID        string `toml:"ssid"`         // "" is the mission's
+	Passphrase  Secret `toml:"passphrase"`   // "" is the mission's
+	OwnName     bool   `toml:"own_name"`     // beside it a network of the kit's own name, where the radio carries two
+	Country     string `toml:"country"`      // ISO 3166-1 code; "" keeps to what is allowed everywhere
+	Channel     int    `toml:"channel"`      // 0 chooses
+	Interface   string `toml:"interface"`    // of the radio; "" chooses
+	MaxHandsets int    `toml:"max_handsets"` // 0 is as many as the radio serves
+	// Wired are Ethernet interfaces for handsets; none leads to other kits.
+	Wired []string `toml:"wired"`
+}
+
+// Secret is a value that is not shown.
+type Secret string
+
+// String says only whether there is one.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "(secret)"
+}
+
+// GoString is String.
+func (s Secret) GoString() string { return s.String() }
 
 // Link is the way to other kits.
 type Link struct {
@@ -132,6 +162,7 @@ func Default() *Config {
 			Address: netip.AddrFrom4([4]byte{10, 73, 0, 1}),
 			Network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 73, 0, 0}), 16),
 		},
+		Access: Access{OwnName: true},
 		Link:   Link{Port: 6084, Relay: true, RelayPort: 3478}, // RFC 6940 §14.2, RFC 8656 §3.1
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
@@ -161,6 +192,7 @@ const (
 func Card() *Config {
 	c := Default()
 	c.StateDir, c.Mission = CardState, CardMission
+	c.Access.Enabled = true
 	return c
 }
 
@@ -276,7 +308,9 @@ func (c *Config) Validate() error {
 	want(c.Handset.Address.Is4() || c.Handset.Address.Is6(), "handset.address", c.Handset.Address, "an IP address")
 	want(c.Handset.Network.IsValid() && c.Handset.Network == c.Handset.Network.Masked(), "handset.network", c.Handset.Network, "a network, host bits zero")
 	want(c.Handset.Network.Contains(c.Handset.Address), "handset.network", c.Handset.Network, fmt.Sprintf("the network of handset.address %v", c.Handset.Address))
+	c.Access.validate(want)
 	for _, i := range c.Link.Interfaces {
+		want(!slices.Contains(c.Access.Wired, i) && (i != c.Access.Interface || i == ""), "link.interfaces", fmt.Sprintf("%q", i), "not an interface of the handsets")
 		want(i != "" && len(i) <= 15, "link.interfaces", fmt.Sprintf("%q", i), "interface names of 1 to 15 bytes")
 		want(i != c.Handset.Interface, "link.interfaces", fmt.Sprintf("%q", i), "not the handsets' interface: it has the same address on every kit")
 	}
@@ -318,6 +352,25 @@ func (c *Config) Validate() error {
 	levels := []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
 	want(slices.Contains(levels, c.Log.Level), "log.level", c.Log.Level, "debug, info, warn or error")
 	return errors.Join(errs...)
+}
+
+// country is what a country may be: the regulatory database decides whether it knows it.
+var country = regexp.MustCompile("^[A-Z]{2}$")
+
+func (a *Access) validate(want func(ok bool, key string, value any, what string)) {
+	want(len(a.SSID) <= 32, "access.ssid", fmt.Sprintf("%q", a.SSID), "at most 32 bytes")
+	n := len(a.Passphrase)
+	want(n == 0 || n >= 8 && n <= 63 && !strings.ContainsFunc(string(a.Passphrase), func(r rune) bool { return r < 32 || r > 126 }),
+		"access.passphrase", a.Passphrase, "8 to 63 printable ASCII characters")
+	want(a.Country == "" || country.MatchString(a.Country), "access.country", fmt.Sprintf("%q", a.Country), "two capital letters, as \"DE\"")
+	want(a.Channel >= 0 && a.Channel <= 177, "access.channel", a.Channel, "a Wi-Fi channel, or 0 to choose")
+	want(a.Channel <= 11 || a.Country != "", "access.channel", a.Channel, "1 to 11 where access.country is not given")
+	want(len(a.Interface) <= 15, "access.interface", a.Interface, "an interface name of at most 15 bytes")
+	want(a.MaxHandsets >= 0 && a.MaxHandsets <= 2007, "access.max_handsets", a.MaxHandsets, "0 to 2007")
+	want(len(a.Wired) <= maxList, "access.wired", len(a.Wired), fmt.Sprintf("at most %d", maxList))
+	for _, i := range a.Wired {
+		want(i != "" && len(i) <= 15 && !strings.ContainsRune(i, '/'), "access.wired", fmt.Sprintf("%q", i), "interface names of 1 to 15 bytes")
+	}
 }
 
 // Value is one setting and where it came from.

@@ -52,6 +52,16 @@ name = "Maple"
 interface = "wlan0"
 address = "10.1.0.1"
 network = "10.1.0.0/24"
+[access]
+enabled = true
+ssid = "Field"
+passphrase = "correct horse"
+own_name = false
+country = "DE"
+channel = 13
+interface = "wlan0"
+max_handsets = 5
+wired = ["eth2"]
 [link]
 interfaces = ["eth0", "wlan1"]
 port = 0
@@ -140,6 +150,14 @@ func TestErrors(t *testing.T) {
 		{"[handset]\nnetwork = '10.73.0.1/16'", `key "handset.network"`},
 		{"[handset]\ninterface = 'wlan0'\n[link]\ninterfaces = ['wlan0']", `key "link.interfaces"`},
 		{"[link]\ninterfaces = ['']", `key "link.interfaces"`},
+		{"[access]\nssid = '" + strings.Repeat("x", 33) + "'", `key "access.ssid"`},
+		{"[access]\npassphrase = 'short'", `key "access.passphrase": (secret): want 8 to 63`},
+		{"[access]\ncountry = 'de'", `key "access.country": "de": want two capital letters`},
+		{"[access]\nchannel = 12", `key "access.channel": 12: want 1 to 11 where access.country is not given`},
+		{"[access]\nchannel = 200\ncountry = 'DE'", `key "access.channel": 200`},
+		{"[access]\nmax_handsets = -1", `key "access.max_handsets"`},
+		{"[access]\nwired = ['../x']", `key "access.wired"`},
+		{"[access]\nwired = ['eth1']\n[link]\ninterfaces = ['eth1']", `key "link.interfaces": "eth1": want not an interface of the handsets`},
 		{"[link]\naddresses = ['10.73.0.1']", `key "link.addresses"`},
 		{"[link]\naddresses = ['0.0.0.0']", `key "link.addresses"`},
 		{"[link]\nneighbours = ['192.0.2.1:0']", `key "link.neighbours"`},
@@ -206,5 +224,19 @@ func TestFilesOverEachOther(t *testing.T) {
 	}
 	if err := Card().Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Values go to logs and pages: a secret is not among them, however it is printed.
+func TestASecretIsNotShown(t *testing.T) {
+	const secret = "correct horse"
+	c, err := Parse([]byte("[access]\npassphrase = \"" + secret + "\""))
+	if err != nil || string(c.Access.Passphrase) != secret {
+		t.Fatal(err, c)
+	}
+	for _, shown := range []string{fmt.Sprint(c.Values()), fmt.Sprintf("%v %+v %#v %s", c.Access, *c, c.Access, c.Access.Passphrase)} {
+		if strings.Contains(shown, secret) {
+			t.Errorf("shown: %s", shown)
+		}
 	}
 }
