@@ -109,6 +109,7 @@ var allowed = map[string][]string{
 	"firmware/health":        {},
 	"firmware/task":          {},
 	"firmware/label":         {},
+	"firmware/update":        {"board/store", "firmware/boot/initlink", "firmware/card", "overlay/ident", "overlay/wire"},
 	"board/store":            {},
 	"board/links":            {"board/netif"},
 	"board/netif":            {},
