@@ -17,6 +17,19 @@ func (m *Mission) SignUpdate(blob []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.signUpdate(a, blob)
+}
+
+// SignUpdateAsFounder is SignUpdate of a kit that founded its mission, whose root key is in its state directory alone.
+func SignUpdateAsFounder(stateDir string, m *Mission, blob []byte) ([]byte, error) {
+	a, err := Founder(stateDir, m)
+	if err != nil {
+		return nil, err
+	}
+	return m.signUpdate(a, blob)
+}
+
+func (m *Mission) signUpdate(a *ident.Authority, blob []byte) ([]byte, error) {
 	s, err := signerOf(a, m.document)
 	if err != nil {
 		return nil, err

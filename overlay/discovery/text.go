@@ -28,6 +28,8 @@ type Text struct {
 	DocumentHash string `json:"document_hash"` // of the configuration document, hex
 	Number       uint16 `json:"number"`        // of the kit, three digits; 0 is none
 	Name         string `json:"name"`          // of the kit, for people
+	System       uint64 `json:"system"`        // sequence of the system that the kit offers to others; 0 is none
+	UpdatePort   uint16 `json:"update_port"`   // TCP, where kits speak of their updates; 0 is nowhere
 }
 
 // Keys of the TXT record. RFC 6763 §6.4: "The key SHOULD be no more than nine
@@ -40,6 +42,7 @@ const (
 	keyDocument = "doc"
 	keyNumber   = "num"
 	keyName     = "name"
+	keyUpdate   = "update" // PORT/SEQUENCE
 )
 
 const textVersion = "1"
@@ -76,7 +79,23 @@ func (t Text) strings(nodeID string) []string {
 	if t.Name != "" {
 		out = append(out, keyName+"="+strings.ReplaceAll(t.Name, `\`, `\\`))
 	}
+	if t.UpdatePort != 0 {
+		out = append(out, fmt.Sprintf("%s=%d/%d", keyUpdate, t.UpdatePort, t.System))
+	}
 	return out
+}
+
+// parseUpdate reads what strings wrote. Whatever else stands there is of a kit with other updates.
+func parseUpdate(s string) (port uint16, system uint64) {
+	p, q, _ := strings.Cut(s, "/")
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil || n == 0 {
+		return 0, 0
+	}
+	if system, err = strconv.ParseUint(q, 10, 64); err != nil {
+		system = 0
+	}
+	return uint16(n), system
 }
 
 // parseText reads a TXT record and the Node-ID in it. Unknown keys are ignored,
@@ -107,6 +126,7 @@ func parseText(txt []string) (t Text, nodeID string, ok bool) {
 		Overlay: strings.ToLower(values[keyOverlay]), Sequence: uint16(seq),
 		DocumentHash: strings.ToLower(values[keyDocument]), Number: uint16(number), Name: values[keyName],
 	}
+	t.UpdatePort, t.System = parseUpdate(values[keyUpdate])
 	nodeID, ok = parseNodeID(values[keyNodeID])
 	return t, nodeID, ok && values[keyVersion] == textVersion && t.check() == nil
 }

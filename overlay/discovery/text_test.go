@@ -16,7 +16,7 @@ const (
 	idB = "ffeeddccbbaa99887766554433221100"
 )
 
-var goodText = Text{Overlay: "deadbeef", Sequence: 7, DocumentHash: strings.Repeat("ab", 32), Number: 412, Name: `MAPLE "Ü" \ 1=2`}
+var goodText = Text{Overlay: "deadbeef", Sequence: 7, DocumentHash: strings.Repeat("ab", 32), Number: 412, Name: `MAPLE "Ü" \ 1=2`, System: 1790000000, UpdatePort: 6085}
 
 // overTheWire packs the strings into a TXT record and reads them back, as the
 // library does between two kits.
@@ -167,6 +167,7 @@ func TestHostileEntries(t *testing.T) {
 func FuzzParseText(f *testing.F) {
 	f.Add(strings.Join(goodText.strings(idA), "\n"))
 	f.Add("txtvers=1\noverlay=00\nname=\\")
+	f.Add("txtvers=1\noverlay=00\nupdate=6085/x")
 	f.Fuzz(func(t *testing.T, s string) {
 		text, id, ok := parseText(strings.Split(s, "\n"))
 		if !ok {
