@@ -72,3 +72,11 @@ const Init = "/init"
 
 // MaxMessage is how long a line may be, in bytes.
 const MaxMessage = 8 << 20
+
+// Lease is what the agent's command "dhcp" prints.
+type Lease struct {
+	Address string
+	Mask    string
+	Seconds float64
+	Options map[int][]byte // by their codes, as they came (RFC 2132)
+}
