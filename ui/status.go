@@ -6,6 +6,7 @@ type Status struct {
 	Kit      Kit         `json:"kit"`
 	Kits     []Neighbour `json:"kits"`
 	Ring     []string    `json:"ring"` // Node-IDs in ring order, this kit's own among them
+	Access   Access      `json:"access"`
 	Handsets []Handset   `json:"handsets"`
 	Calls    []Call      `json:"calls"`
 	Board    Board       `json:"board"`
@@ -52,6 +53,26 @@ type Neighbour struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 	RTTMS      float64  `json:"rtt_ms,omitempty"`
 	SinceS     float64  `json:"since_s"` // how long it has been in this state
+}
+
+// Access is the Wi-Fi of the handsets.
+type Access struct {
+	State   string `json:"state"` // on air, off, or system: this program does not make it
+	SSID    string `json:"ssid"`
+	Radio   string `json:"radio"` // its interface and driver
+	Channel int    `json:"channel"`
+	Country string `json:"country"` // whose radio rules hold; empty: what all countries allow
+	Clients int    `json:"clients"` // handsets on the air
+	Limit   int    `json:"limit"`   // of clients
+	BSS     []BSS  `json:"bss"`
+}
+
+// BSS is one network that is on the air.
+type BSS struct {
+	Interface string `json:"interface"`
+	SSID      string `json:"ssid"`
+	BSSID     string `json:"bssid"`
+	Clients   int    `json:"clients"`
 }
 
 // Handset is one person with a handset known to this kit.

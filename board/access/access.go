@@ -126,6 +126,7 @@ type AP struct {
 	previous int             // channel
 	single   map[string]bool // radios, by MAC address, that do not carry two networks after all
 	country  string          // that was set
+	foreign  string          // why the country that is wanted is not in force; "" it is
 }
 
 // New makes an AP. It does nothing before Run.
@@ -207,12 +208,20 @@ func (a *AP) down(severe bool, problem string) {
 // errAgain: begin again, nothing failed.
 var errAgain = errors.New("begin again")
 
+// Prepare makes the bridge with the kit's address, without an access point: what listens there need not wait for it. Run
+// does so, too.
+func (a *AP) Prepare() error {
+	if err := a.cfg.System.MakeBridge(Bridge, a.cfg.Address); err != nil {
+		return fmt.Errorf("handset network: %w", err)
+	}
+	return nil
+}
+
 // Run makes the handsets' network and keeps the access point on the air until ctx ends. ready is called once it is, or
 // once it is plain that the board has no radio for it: the bridge and its wired ports then are the whole network. The
 // error says why the access point failed; Run may be called again.
 func (a *AP) Run(ctx context.Context, ready func()) error {
-	if err := a.cfg.System.MakeBridge(Bridge, a.cfg.Address); err != nil {
-		err = fmt.Errorf("handset network: %w", err)
+	if err := a.Prepare(); err != nil {
 		a.down(true, err.Error())
 		return err
 	}
@@ -305,14 +314,17 @@ func (a *AP) pause(ctx context.Context) error {
 
 // setCountry has the rules of the country in force and returns the radio as it is under them.
 func (a *AP) setCountry(ctx context.Context, radio Radio, want Settings) Radio {
-	if want.Country == "" || want.Country == a.country {
+	if want.Country == "" {
+		a.foreign = ""
 		return radio
 	}
+	if want.Country == a.country {
+		return radio
+	}
+	a.country, a.foreign = want.Country, ""
 	if err := a.cfg.System.SetCountry(ctx, want.Country); err != nil {
-		// Some radios have their own idea of the country and never tell: it is asked for again with each start.
+		a.country, a.foreign = "", err.Error() // it is tried again with the next start
 		a.cfg.Log.Warn("country not in force", "country", want.Country, "err", err)
-	} else {
-		a.country = want.Country
 	}
 	radios, err := a.cfg.System.Radios()
 	if err != nil {

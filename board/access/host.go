@@ -37,7 +37,7 @@ func (a *AP) host(ctx context.Context, radio Radio, plan Plan, want Settings, re
 	}
 	a.update(func(s *Status) {
 		s.Stats.Starts++
-		s.Limit, s.Country, s.Problem, s.Severe = plan.Limit, plan.Country, "", false
+		s.Limit, s.Country, s.Problem, s.Severe = plan.Limit, plan.Country, a.foreign, false
 	})
 	life, end := context.WithCancel(ctx)
 	h := &host{

@@ -128,7 +128,7 @@ const (
 
 // stages are the parts whose first readiness is a stage of the boot, by the name of their task.
 var stages = map[string]string{
-	"lights": "LEDs", "access": "access point", "overlay": "overlay", "telephony": "SIP", "page": "status page",
+	"lights": "LEDs", "overlay": "overlay", "telephony": "SIP", "page": "status page",
 }
 
 // markStage notes how far the boot has come.

@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fieldkit/board/access"
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
 	"fieldkit/firmware/boot/initlink"
@@ -51,6 +52,7 @@ type Kit struct {
 	overlay    overlay
 	telephony  telephony
 	lights     lights
+	access     *access.AP     // nil: the system makes the handsets' network
 	boot       *initlink.Link // nil off the card
 }
 
@@ -93,6 +95,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		k.log.Warn("LEDs", "err", err) // the lines that init holds are not to be had
 	}
 	k.lights.init(k)
+	k.access = k.newAccess()
 	k.takeNotes(k.boot.Boot())
 	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
 	return k, nil
@@ -101,6 +104,15 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 // Run runs the kit until ctx ends, then says goodbye to handsets and neighbours.
 func (k *Kit) Run(ctx context.Context) error {
 	g := task.NewGroup(task.Config{Log: k.log, Report: k.partChanged})
+	if k.access != nil {
+		// Its address is there before anybody listens at it. What is wrong is told by the part, which tries again.
+		if err := k.access.Prepare(); err != nil {
+			k.log.Warn("access point", "err", err)
+		}
+		if err := g.Add(task.New("access", k.runAccess)); err != nil {
+			return err
+		}
+	}
 	// Ended in the reverse order: the telephony takes its bindings back while the overlay still runs.
 	if err := g.Add(
 		task.New("lights", k.showLights),

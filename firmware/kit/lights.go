@@ -93,6 +93,7 @@ func (k *Kit) lightInputs(ctx context.Context) board.Inputs {
 		case <-a.Ready():
 			in.Ready = true
 			in.Handsets = len(a.Snapshot().Handsets)
+			in.Full = k.accessFull()
 		default:
 		}
 	}
