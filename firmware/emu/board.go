@@ -188,12 +188,15 @@ func (b *Board) load(ctx context.Context, boot *Boot) error {
 			return err
 		}
 	} else {
+		if err := b.overlay(ctx, slot, c.DTB, s.overlays); err != nil {
+			return err
+		}
 		c.Trace = b.scratch("trace")
 		if err := os.Remove(c.Trace); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	if err := b.patchTree(ctx, c.DTB, *boot, s.uart); err != nil {
+	if err := b.patchTree(ctx, c.DTB, *boot, s.uart || c.Agent); err != nil {
 		return err
 	}
 	boot.Config = c
@@ -259,6 +262,23 @@ func (b *Board) file(ctx context.Context, offset int64, name string) ([]byte, er
 func (b *Board) copy(ctx context.Context, offset int64, name, to string) error {
 	if err := tool(ctx, "mcopy", "-n", "-o", "-i", fmt.Sprintf("%s@@%d", b.o.Card, offset), "::"+name, to); err != nil {
 		return fmt.Errorf("%w: %s of the file system at %d: %w", ErrNoBoot, name, offset, err)
+	}
+	return nil
+}
+
+// overlay applies overlays of the slot to the device tree.
+func (b *Board) overlay(ctx context.Context, slot int64, tree string, overlays []string) error {
+	for _, o := range overlays {
+		to := b.scratch("overlay")
+		if err := b.copy(ctx, slot, o, to); err != nil {
+			return err
+		}
+		if err := tool(ctx, "fdtoverlay", "-i", tree, "-o", tree+".new", to); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrNoBoot, o, err)
+		}
+		if err := os.Rename(tree+".new", tree); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -51,8 +51,11 @@ func bootPartition(autoboot string, tryboot bool) (int, error) {
 	return n, nil
 }
 
-// read is the settings of a file in the format of config.txt that hold, the last of each. A filter is in force until
-// the next one. "initramfs FILE followkernel" is a setting without an equals sign.
+// overlay is the one setting that may be there more than once.
+const overlay = "dtoverlay"
+
+// read is the settings of a file in the format of config.txt that hold, the last of each; of overlays all, one a line. A
+// filter is in force until the next one. "initramfs FILE followkernel" is a setting without an equals sign.
 func read(text string, holds func(filter string) bool) map[string]string {
 	r := make(map[string]string)
 	in := true
@@ -65,7 +68,9 @@ func read(text string, holds func(filter string) bool) map[string]string {
 		if !in || line == "" || line[0] == '#' {
 			continue
 		}
-		if name, value, ok := strings.Cut(line, "="); ok {
+		if value, ok := strings.CutPrefix(line, overlay+"="); ok {
+			r[overlay] = strings.TrimPrefix(r[overlay]+"\n"+strings.TrimSpace(value), "\n")
+		} else if name, value, ok := strings.Cut(line, "="); ok {
 			r[strings.TrimSpace(name)] = strings.TrimSpace(value)
 		} else if name, value, ok := strings.Cut(line, " "); ok {
 			r[name] = strings.TrimSpace(value)
@@ -77,6 +82,7 @@ func read(text string, holds func(filter string) bool) map[string]string {
 // system is what a slot says it is made of: names of files in it.
 type system struct {
 	kernel, initramfs, cmdline, dtb string
+	overlays                        []string // of the device tree
 	firmware                        []string // which the boot needs and QEMU does not run
 	uart                            bool     // the mini UART is switched on
 }
@@ -100,6 +106,12 @@ func systemOf(m Machine, config string) (system, error) {
 		}
 	}
 	s := system{kernel: settings["kernel"], cmdline: settings["cmdline"], dtb: settings["device_tree"], uart: settings["enable_uart"] == "1"}
+	for o := range strings.Lines(settings[overlay]) {
+		if strings.ContainsAny(o, ",") {
+			return system{}, fmt.Errorf("config.txt: %s with parameters is more than this firmware can", o)
+		}
+		s.overlays = append(s.overlays, "overlays/"+strings.TrimSpace(o)+".dtbo")
+	}
 	if s.kernel == "" {
 		s.kernel = "kernel8.img"
 	}

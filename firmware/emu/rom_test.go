@@ -56,12 +56,13 @@ func TestBootPartition(t *testing.T) {
 }
 
 func TestSystemOf(t *testing.T) {
-	const config = "gpu_mem=16\nkernel=k.img\n[pi3]\ninitramfs three followkernel\n[pi4]\ninitramfs four followkernel\ncmdline=c.txt\n[pi5]\nkernel=five.img\n[all]\nenable_uart=1\n"
+	const config = "gpu_mem=16\nkernel=k.img\n[pi3]\ninitramfs three followkernel\n[pi4]\ninitramfs four followkernel\ncmdline=c.txt\n[pi5]\nkernel=five.img\n[all]\nenable_uart=1\ndtoverlay=a\ndtoverlay=b\n"
 	three, err := systemOf(Pi3, config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if three.kernel != "k.img" || three.initramfs != "three" || three.cmdline != "cmdline.txt" || three.dtb != "bcm2710-rpi-3-b.dtb" || !three.uart ||
+		!slices.Equal(three.overlays, []string{"overlays/a.dtbo", "overlays/b.dtbo"}) ||
 		!slices.Equal(three.firmware, []string{"start_cd.elf", "fixup_cd.dat"}) {
 		t.Errorf("Pi 3: %+v", three)
 	}
@@ -76,7 +77,7 @@ func TestSystemOf(t *testing.T) {
 	if err != nil || whole.kernel != "kernel8.img" || whole.uart || !slices.Equal(whole.firmware, []string{"start.elf", "fixup.dat"}) {
 		t.Errorf("defaults: %+v, %v", whole, err)
 	}
-	for _, bad := range []string{"", "initramfs i 0x2000000\n", "initramfs i followkernel\nos_prefix=x/\n"} {
+	for _, bad := range []string{"", "initramfs i 0x2000000\n", "initramfs i followkernel\nos_prefix=x/\n", "initramfs i followkernel\ndtoverlay=x,y=z\n"} {
 		if s, err := systemOf(Pi3, bad); err == nil {
 			t.Errorf("%q: %+v", bad, s)
 		}
