@@ -113,6 +113,7 @@ var allowed = map[string][]string{
 	"board/store":            {},
 	"board/links":            {"board/netif"},
 	"board/netif":            {},
+	"board/dhcp":             {},
 	"board/access":           {},
 }
 
