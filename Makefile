@@ -1,7 +1,7 @@
 # The two commands: `make run` shows kits that find each other and connect phones; `make test` proves it.
 SHELL := /bin/bash
 
-.PHONY: run test build lint fuzz soak clean help
+.PHONY: run test image build lint fuzz soak clean help
 
 run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
 	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit ./firmware/cmd/fieldkitd
@@ -9,6 +9,10 @@ run: ## Three kits, two phones, one call, live in this terminal until Ctrl-C
 
 test: ## Everything: unit, goldens, simulation, the lab with real phones, the linters
 	@scripts/test
+
+image: ## The image of the kits' cards in build/card, without root; IMAGE has more options
+	@CGO_ENABLED=0 go build -o bin/ ./firmware/cmd/fieldkit
+	@bin/fieldkit image $(IMAGE)
 
 build: ## fieldkitd for every board and fieldkit for this machine, without cgo, and the sizes
 	@scripts/build
