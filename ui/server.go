@@ -1,6 +1,7 @@
 // Package ui serves a kit's status: one page for people and the same content as JSON for programs.
 //
-// It shows and changes nothing, so it needs no login, and it loads nothing from outside the kit.
+// It shows and changes nothing, so it needs no login, and it loads nothing from outside the kit. The one thing that can
+// be sent to it, an update, goes to a handler of the composition root, which believes signatures alone.
 // The package knows neither the overlay nor SIP: the composition root hands it functions that
 // return a Status, and the way to somebody. A Server may be used from any goroutine.
 package ui
@@ -16,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -33,7 +35,9 @@ type Config struct {
 	Status func() Status // the picture to show; required
 	// Trace finds the way to a person or a kit; nil: there is no /trace.json. At most one runs in a second.
 	Trace func(ctx context.Context, to string) (Trace, error)
-	Log   *slog.Logger // nil discards
+	// Update takes what is sent to /update by POST and leads back there; nil: there is no such page.
+	Update http.Handler
+	Log    *slog.Logger // nil discards
 }
 
 // Server renders a kit's status.
@@ -54,7 +58,7 @@ func New(cfg Config) (*Server, error) {
 		"short": short,
 		"round": func(f float64) string { return fmt.Sprintf("%.1f", f) },
 		"mb":    func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
-	}).ParseFS(assets, "assets/page.html")
+	}).ParseFS(assets, "assets/page.html", "assets/update.html")
 	if err != nil {
 		return nil, fmt.Errorf("status page template: %w", err)
 	}
@@ -69,14 +73,21 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Trace != nil {
 		s.mux.HandleFunc("GET /trace.json", s.serveTrace)
 	}
+	if cfg.Update != nil {
+		s.mux.HandleFunc("GET /update", s.serveUpdate)
+		s.mux.Handle("POST /update", cfg.Update)
+	}
 	s.mux.Handle("GET /assets/", http.StripPrefix("/assets/", http.FileServerFS(static)))
 	return s, nil
 }
 
+// policy is the Content-Security-Policy of everything that is served.
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 // ServeHTTP answers one request with the headers that keep the page to itself.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
@@ -110,6 +121,12 @@ func (s *Server) servePage(name string) http.HandlerFunc {
 			s.cfg.Log.Debug("status page not sent", "err", err)
 		}
 	}
+}
+
+// serveUpdate is the one page with a form on it. It works without scripts, too.
+func (s *Server) serveUpdate(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Security-Policy", strings.Replace(policy, "form-action 'none'", "form-action 'self'", 1))
+	s.servePage("update.html")(w, r)
 }
 
 func (s *Server) serveJSON(w http.ResponseWriter, _ *http.Request) {

@@ -10,6 +10,7 @@ type Status struct {
 	Handsets []Handset   `json:"handsets"`
 	Calls    []Call      `json:"calls"`
 	Board    Board       `json:"board"`
+	Update   Update      `json:"update"`
 	Boot     []Stage     `json:"boot"` // none where the kit did not boot from a card
 	Health   []Check     `json:"health"`
 	Counters []Counter   `json:"counters"`
@@ -141,4 +142,40 @@ type Check struct {
 type Counter struct {
 	Name  string `json:"name"`
 	Value uint64 `json:"value"`
+}
+
+// Update is how the kit's own system is updated.
+type Update struct {
+	State    string  `json:"state"` // idle, receiving, written, trying, committed, rolled back or refused; "" without a card
+	Why      string  `json:"why,omitempty"`
+	SinceS   float64 `json:"since_s"`
+	Version  string  `json:"version"` // that runs
+	Sequence uint64  `json:"sequence"`
+	Slot     string  `json:"slot"`
+	Trial    bool    `json:"trial"`
+	New      Bundle  `json:"new"`     // what is received, waits, or is tried
+	Offered  Release `json:"offered"` // by a neighbour, and newer
+	Last     Outcome `json:"last"`
+}
+
+// Bundle is an update.
+type Bundle struct {
+	Version  string `json:"version,omitempty"` // "" is none
+	Sequence uint64 `json:"sequence,omitempty"`
+	Written  int64  `json:"written,omitempty"` // bytes, while it is received
+	Size     int64  `json:"size,omitempty"`
+}
+
+// Outcome is how the last update ended.
+type Outcome struct {
+	Version  string `json:"version,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"`
+	State    string `json:"state,omitempty"` // committed, rolled back or refused; "" if there was none
+	Why      string `json:"why,omitempty"`
+}
+
+// Release is a system that a kit can run.
+type Release struct {
+	Version  string `json:"version,omitempty"` // "" is none
+	Sequence uint64 `json:"sequence,omitempty"`
 }

@@ -38,6 +38,7 @@ type Config struct {
 	SIP      SIP     `toml:"sip"`
 	Media    Media   `toml:"media"`
 	Status   Status  `toml:"status"`
+	Update   Update  `toml:"update"`
 	Board    Board   `toml:"board"`
 	Log      Log     `toml:"log"`
 
@@ -116,6 +117,12 @@ type Status struct {
 	Listen string `toml:"listen"` // host:port or :port; "" is none
 }
 
+// Update is how the kit's system is updated.
+type Update struct {
+	Share bool   `toml:"share"` // offer it to neighbours, and take a newer one from them
+	Port  uint16 `toml:"port"`  // TCP, on the links, where kits speak of it
+}
+
 // Board is the LEDs and the button.
 type Board struct {
 	Simulated bool `toml:"simulated"` // no hardware even where there is some
@@ -167,6 +174,7 @@ func Default() *Config {
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
 		Status: Status{Listen: ":80"},
+		Update: Update{Share: true, Port: 6085},
 		Board: Board{Pins: Pins{
 			Power: "GPIO5", Phones: "GPIO6", LinkBlue: "GPIO13", LinkYellow: "GPIO12", Red: "GPIO16", Button: "GPIO17", Single: "ACT",
 		}},
@@ -325,6 +333,7 @@ func (c *Config) Validate() error {
 	}
 	want(c.Link.RelayPort != 0 && c.Link.RelayPort != c.Link.Port, "link.relay_port", c.Link.RelayPort, "1 to 65535, and not link.port")
 	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
+	want(c.Update.Port != 0 && c.Update.Port != c.Link.Port, "update.port", c.Update.Port, "1 to 65535, and not link.port")
 	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
 	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")
 	// Every call takes an RTP and an RTCP port for each of its two legs.

@@ -77,6 +77,9 @@ last_port = 30999
 max_calls = 10
 [status]
 listen = "127.0.0.1:8080"
+[update]
+share = false
+port = 6185
 [board]
 simulated = true
 [board.pins]
@@ -166,6 +169,8 @@ func TestErrors(t *testing.T) {
 		{"[media]\nfirst_port = 30000", `key "media.first_port"`},
 		{"[media]\nlast_port = 20010", `key "media.last_port": 20010: want room for 100 calls`},
 		{"[media]\nmax_calls = 0", `key "media.max_calls"`},
+		{"[update]\nport = 0", `key "update.port"`},
+		{"[update]\nport = 6084", `key "update.port"`},
 		{"[status]\nlisten = 'here'", `key "status.listen"`},
 		{"[status]\nlisten = ':99999'", `key "status.listen"`},
 		{"[board.pins]\nred = 'GPIO5'", `key "board.pins.red": GPIO5: want another pin than board.pins.power`},

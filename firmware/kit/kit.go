@@ -54,6 +54,7 @@ type Kit struct {
 	lights     lights
 	access     *access.AP     // nil: the system makes the handsets' network
 	boot       *initlink.Link // nil off the card
+	update     updating
 }
 
 // Options are what is not configuration but place.
@@ -97,6 +98,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	k.lights.init(k)
 	k.access = k.newAccess()
 	k.takeNotes(k.boot.Boot())
+	k.newUpdating()
 	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
 	return k, nil
 }
@@ -124,6 +126,11 @@ func (k *Kit) Run(ctx context.Context) error {
 		task.New("page", k.servePage),
 	); err != nil {
 		return err
+	}
+	if k.update.updater != nil {
+		if err := g.Add(task.New("update", k.runUpdates)); err != nil {
+			return err
+		}
 	}
 	if k.boot != nil {
 		k.boot.Mark("daemon")

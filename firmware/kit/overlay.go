@@ -402,6 +402,7 @@ func (k *Kit) announcement() discovery.Text {
 	return discovery.Text{
 		Overlay: fmt.Sprintf("%08x", wire.OverlayHash(doc.InstanceName)), Sequence: doc.Sequence,
 		DocumentHash: doc.ShortHash(), Number: uint16(k.number), Name: k.name,
+		System: k.offeredSystem(), UpdatePort: k.updatePort(),
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 // servePage serves the status page to the handsets and, where asked for, on a Unix socket.
 func (k *Kit) servePage(ctx context.Context, ready func()) error {
-	s, err := ui.New(ui.Config{Status: k.Status, Trace: k.trace, Log: k.log})
+	s, err := ui.New(ui.Config{Status: k.Status, Trace: k.trace, Update: k.update.updater.Handler("/update"), Log: k.log})
 	if err != nil {
 		return err
 	}

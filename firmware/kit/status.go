@@ -32,6 +32,7 @@ func (k *Kit) Status() ui.Status {
 	}
 	k.overlayStatus(&s, now)
 	k.telephonyStatus(&s, now)
+	k.updateStatus(&s)
 	k.accessStatus(&s)
 	return s
 }

@@ -20,8 +20,8 @@ func (m *Mission) SignUpdate(blob []byte) ([]byte, error) {
 	return m.signUpdate(a, blob)
 }
 
-// SignUpdateAsFounder is SignUpdate of a kit that founded its mission, whose root key is in its state directory alone.
-func SignUpdateAsFounder(stateDir string, m *Mission, blob []byte) ([]byte, error) {
+// SignUpdateOfFounder is SignUpdate of a kit that founded its mission, whose root key is in its state directory alone.
+func SignUpdateOfFounder(stateDir string, m *Mission, blob []byte) ([]byte, error) {
 	a, err := Founder(stateDir, m)
 	if err != nil {
 		return nil, err

@@ -55,7 +55,7 @@ type Pending struct {
 	Tried    bool          `json:"tried,omitempty"`   // a reboot into it was asked for
 	Started  bool          `json:"started,omitempty"` // by the system in it: it came up so far
 	Why      string        `json:"why,omitempty"`     // by the system in it: why it gave up
-	Known    []string      `json:"known,omitempty"`   // what was faulty before, and so no fault of it
+	Known    []string      `json:"known,omitempty"`   // what was wrong before, and so is no fault of it
 }
 
 // Outcome is how an update ended.
@@ -69,10 +69,12 @@ type Outcome struct {
 // World is what a Machine has to know of the kit and of the kits around it.
 type World struct {
 	Calls      int         // that pass the kit
-	Faults     []string    // health checks that are faults, but for the update's own
-	Missing    []string    // what a kit must have to be fit for service and has not
+	Wrong      []Problem   // faults, and what a kit in service must have and this one has not
 	Neighbours []Neighbour // of the mission, that answer or did lately
 }
+
+// Problem is something that does not work. Name is the same whenever it is the same, Why is for people.
+type Problem struct{ Name, Why string }
 
 // Action is what the owner of a Machine is to do. The actions of one answer are done in order; when one fails, the rest
 // are left and Failed is told.
@@ -335,17 +337,20 @@ func (m *Machine) wait(now time.Time, w World) []Action {
 	}
 	p := m.rec.Pending
 	p.Tried, p.Started, p.Why = true, false, ""
-	p.Known = slices.Clone(w.Faults[:min(len(w.Faults), maxKnown)])
+	p.Known = nil
+	for _, w := range w.Wrong[:min(len(w.Wrong), maxKnown)] {
+		p.Known = append(p.Known, w.Name)
+	}
 	m.to(now, Trying, "restarting")
 	return []Action{Keep, TryBoot}
 }
 
 // judgeTrial commits a system that is healthy and leaves one that does not become so.
 func (m *Machine) judgeTrial(now time.Time, w World) []Action {
-	wrong := slices.Clone(w.Missing)
-	for _, f := range w.Faults {
-		if p := m.rec.Pending; p == nil || !slices.Contains(p.Known, f) {
-			wrong = append(wrong, f)
+	var wrong []string
+	for _, x := range w.Wrong {
+		if p := m.rec.Pending; p == nil || !slices.Contains(p.Known, x.Name) {
+			wrong = append(wrong, x.Name+": "+x.Why)
 		}
 	}
 	switch {
