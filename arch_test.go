@@ -114,6 +114,7 @@ var allowed = map[string][]string{
 	"board/links":            {"board/netif"},
 	"board/netif":            {},
 	"board/dhcp":             {},
+	"board/dns":              {},
 	"board/access":           {},
 }
 
