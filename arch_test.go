@@ -115,6 +115,7 @@ var allowed = map[string][]string{
 	"board/netif":            {},
 	"board/dhcp":             {},
 	"board/dns":              {},
+	"board/portal":           {},
 	"board/access":           {},
 }
 
