@@ -78,7 +78,8 @@ type Boot struct {
 	Stages []Stage `json:"stages"`
 	Notes  []Note  `json:"notes,omitempty"`
 	// NewBoard is a card that was first started in another board: either it was moved, or it is a copy.
-	NewBoard bool `json:"new_board,omitempty"`
+	NewBoard bool   `json:"new_board,omitempty"`
+	Serial   string `json:"serial,omitempty"` // of the board
 }
 
 // Request is what the daemon says, one of the fields.

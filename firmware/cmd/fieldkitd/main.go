@@ -34,6 +34,7 @@ type options struct {
 const defaultConfig = "/etc/fieldkit/fieldkit.toml"
 
 func main() {
+	dispatch()
 	var o options
 	kong.Parse(&o, kong.Name("fieldkitd"), kong.Description("The daemon of a field kit."), kong.Vars{"version": kit.Version, "config": defaultConfig})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,0 +1,240 @@
+package boot
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fieldkit/board/store"
+	"fieldkit/firmware/boot/initlink"
+	"fieldkit/firmware/card"
+	"fieldkit/firmware/config"
+)
+
+// Times of the preparation.
+const (
+	cardWait  = 15 * time.Second // for the card's driver to find it
+	cardPause = 20 * time.Millisecond
+)
+
+// Files on the boot partition that are the operator's.
+const (
+	operatorFile    = "kit.toml"
+	operatorMission = "kit.mission"
+	maxSettings     = 64 << 10
+	maxMission      = 1 << 20
+)
+
+// prepare brings the system as far as the daemon needs it. It runs beside the loop and touches nothing of the loop's.
+func (p *pid1) prepare() prepared {
+	var r prepared
+	note := func(about string, fault bool, text string) {
+		r.boot.Notes = addNote(p.log, r.boot.Notes, about, fault, text)
+	}
+	l, err := newLoader(p.log)
+	if err != nil {
+		note(initlink.AboutModules, false, err.Error())
+	} else {
+		if err := l.watch(); err != nil {
+			note(initlink.AboutModules, false, err.Error())
+		}
+		go func() {
+			l.boot()
+			p.timeline.mark("modules", initlink.SinceKernel())
+		}()
+	}
+	go func() {
+		_, _ = rand.Read(make([]byte, 1)) // blocks until the kernel has random numbers for keys
+		p.timeline.mark("entropy", initlink.SinceKernel())
+	}()
+	if err := raiseClock(releaseTime(), hardwareClock()); err != nil {
+		p.log.Warn("clock", "err", err)
+	}
+	for _, dir := range []string{permMount, "/run/fieldkit"} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			p.log.Error("directory", "err", err)
+		}
+	}
+	at := p.findCard(note)
+	r.boot.Disk = at.Disk
+	kept := p.mountState(at, note)
+	if err := raiseClock(savedTime(config.CardState)); err != nil {
+		p.log.Warn("clock", "err", err)
+	}
+	p.timeline.mark("state", initlink.SinceKernel())
+	p.layFiles(at, kept, note)
+	r.boot.Serial = serial()
+	if kept != nil {
+		if r.boot.NewBoard, err = newBoard(kept, r.boot.Serial); err != nil {
+			p.log.Warn("serial number of the board", "err", err)
+		}
+	}
+	if err := sealRoot(); err != nil {
+		p.log.Warn("root file system not made read-only", "err", err)
+	}
+	if l != nil {
+		for _, f := range l.failures() {
+			note(initlink.AboutModules, false, f)
+		}
+	}
+	r.argv = []string{DaemonName, "--card", "--config", config.CardFile}
+	return r
+}
+
+// findCard waits until the card is there.
+func (p *pid1) findCard(note func(string, bool, string)) card.Location {
+	for until := time.Now().Add(cardWait); ; time.Sleep(cardPause) {
+		at, err := card.Locate("/sys", "/dev")
+		if err == nil {
+			p.timeline.mark("card", initlink.SinceKernel())
+			p.log.Info("card", "disk", at.Disk)
+			return at
+		}
+		if time.Now().After(until) {
+			note(initlink.AboutState, true, fmt.Sprintf("no card, all is kept in memory: %v", err))
+			return card.Location{}
+		}
+	}
+}
+
+// mountState mounts the state partition, or memory in its place. It returns where PID 1 keeps things, nil in memory.
+func (p *pid1) mountState(at card.Location, note func(string, bool, string)) items {
+	state, err := permNone, error(nil)
+	if device := at.Partitions[card.Perm.Number]; device != "" {
+		state, err = preparePerm(statePartition{device, p.limited})
+		switch state {
+		case permKept:
+			if err != nil {
+				p.log.Warn("state partition", "err", err)
+			}
+		case permMended:
+			note(initlink.AboutState, false, fmt.Sprintf("the card was damaged and was repaired; something may be lost: %v", err))
+		case permMade:
+			note(initlink.AboutState, false, fmt.Sprintf("the card was damaged beyond repair and begins anew: %v", err))
+		case permNone:
+			note(initlink.AboutState, true, fmt.Sprintf("the card cannot be used, all is kept in memory: %v", err))
+		}
+	}
+	if state == permNone {
+		if err := volatilePerm(); err != nil {
+			p.log.Error("memory for the state", "err", err)
+		}
+		return nil
+	}
+	s, err := store.Open(config.CardKept, store.Config{MaxSize: card.MaxPersonal, Log: p.log})
+	if err != nil {
+		note(initlink.AboutState, true, err.Error())
+		return nil
+	}
+	return s
+}
+
+// layFiles puts the settings and the mission where the daemon finds them: what the card was personalised with, and over
+// it what the operator put on the boot partition. That is read without mounting it, so that nothing is written there.
+func (p *pid1) layFiles(at card.Location, kept items, note func(string, bool, string)) {
+	if at.Disk == "" {
+		return
+	}
+	disk, err := card.Open(at.Disk)
+	if err != nil {
+		note(initlink.AboutMission, true, err.Error())
+		return
+	}
+	defer disk.Close()
+	personal, err := takePersonal(disk, kept)
+	if err != nil {
+		note(initlink.AboutMission, true, err.Error())
+	}
+	settings, err := card.ReadFile(disk, card.Boot, operatorFile, maxSettings)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		note(initlink.AboutMission, true, err.Error())
+	}
+	mission, err := card.ReadFile(disk, card.Boot, operatorMission, maxMission)
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		mission = personal.Mission
+	default:
+		note(initlink.AboutMission, true, err.Error())
+		mission = personal.Mission
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{{config.CardPersonal, personal.Kit}, {config.CardFile, settings}, {config.CardMission, mission}} {
+		if len(f.data) == 0 {
+			continue
+		}
+		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
+			note(initlink.AboutMission, true, err.Error())
+		}
+	}
+	p.timeline.mark("settings", initlink.SinceKernel())
+}
+
+// releaseTime is when the image was made; zero if it does not say.
+func releaseTime() time.Time {
+	b, err := readLimited(card.RuntimeRelease, card.MaxRelease)
+	if err != nil {
+		return time.Time{}
+	}
+	r, err := card.ParseRelease(b)
+	if err != nil {
+		return time.Time{}
+	}
+	return r.Time
+}
+
+// hardwareClock is what the board's clock shows; zero where there is none, as on most boards.
+func hardwareClock() time.Time {
+	b, err := os.ReadFile("/sys/class/rtc/rtc0/since_epoch")
+	if err != nil {
+		return time.Time{}
+	}
+	return parseEpoch(b)
+}
+
+// savedTime is when something was written last below the state directory: the daemon keeps the time there, and every
+// other file tells it as well.
+func savedTime(dir string) (last time.Time) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return time.Time{}
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && !strings.HasPrefix(e.Name(), ".") && info.ModTime().After(last) && info.ModTime().Before(latest) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
+
+// raiseClock sets the clock to the latest of the times if it is behind.
+func raiseClock(times ...time.Time) error {
+	at, behind := floor(time.Now(), times...)
+	if !behind {
+		return nil
+	}
+	t := unix.NsecToTimespec(at.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &t); err != nil {
+		return fmt.Errorf("setting it to %v: %w", at, err)
+	}
+	return nil
+}
+
+// serial is the board's, "" where it has none.
+func serial() string {
+	b, err := os.ReadFile(filepath.Join("/proc/device-tree", "serial-number"))
+	if err != nil {
+		return ""
+	}
+	s := strings.TrimRight(string(b), "\x00\n ")
+	return s[:min(len(s), 64)]
+}
