@@ -107,39 +107,43 @@ func assemble(out string, parts map[int]string) (err error) {
 		return err
 	}
 	for _, p := range card.Partitions() {
-		if err := copySparse(f, p.Offset, parts[p.Number], p.Size); err != nil {
+		if err := copyFile(f, p.Offset, parts[p.Number], p.Size); err != nil {
 			return fmt.Errorf("partition %s: %w", p.Label, err)
 		}
 	}
 	return nil
 }
 
-// copySparse copies a file to a place in another, leaving holes where there are only zeros. out must be zero there.
-func copySparse(out io.WriterAt, at int64, src string, limit int64) (err error) {
+func copyFile(out io.WriterAt, at int64, src string, size int64) (err error) {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	b, zero := make([]byte, 1<<20), make([]byte, 1<<20)
+	return copySparse(out, at, in, size)
+}
+
+// copySparse copies exactly size bytes to a place in a file, leaving holes where there are only zeros. out must be zero
+// there.
+func copySparse(out io.WriterAt, at int64, in io.Reader, size int64) error {
+	b, zero := make([]byte, 1<<20), make([]byte, 4096)
 	for done := int64(0); ; {
 		n, err := io.ReadFull(in, b)
-		if done+int64(n) > limit {
-			return fmt.Errorf("larger than %d bytes", limit)
-		}
-		for i := 0; i < n; i += 4096 {
-			if part := b[i:min(i+4096, n)]; !bytes.Equal(part, zero[:len(part)]) {
+		for i := 0; i < n; i += len(zero) {
+			if part := b[i:min(i+len(zero), n)]; !bytes.Equal(part, zero[:len(part)]) {
 				if _, err := out.WriteAt(part, at+done+int64(i)); err != nil {
 					return err
 				}
 			}
 		}
 		done += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil
-		}
-		if err != nil {
+		switch ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); {
+		case err != nil && !ended:
 			return err
+		case done > size || ended && done != size:
+			return fmt.Errorf("%d bytes or more: want %d", done, size)
+		case ended:
+			return nil
 		}
 	}
 }

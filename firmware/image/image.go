@@ -112,7 +112,7 @@ func Build(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := b.release(ctx, kernel.version, kernel.flavour)
+	release, err := b.release(ctx, kernel)
 	if err != nil {
 		return nil, err
 	}

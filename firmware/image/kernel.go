@@ -19,6 +19,7 @@ type kernel struct {
 	modules *kernelModules
 	boot    []string // modules that are loaded at boot
 	more    []string // and those that are there to be asked for
+	boards  string   // as card.Release has it
 	config  string   // more lines of config.txt
 	source  string   // where its source is
 	licence []byte   // its text
@@ -45,6 +46,7 @@ func (b *builder) kernel(ctx context.Context, lock []debPackage) (*kernel, error
 			return nil, err
 		}
 		url, err := os.ReadFile(filepath.Join(dir, "_build", "upstream-url.txt"))
+		k.boards = "brcm,bcm2837 brcm,bcm2711 brcm,bcm2712"
 		k.source = fmt.Sprintf("%s with the patches and settings in %s@%s/_build", strings.TrimSpace(string(url)), kernelModule, kernelVersion)
 		return k, err
 	case KernelDebian:
@@ -108,7 +110,7 @@ var (
 		// cards, file systems
 		"mmc_block", "sdhci-iproc", "bcm2835", "usb-storage", "ext4", "crc32c_generic", "vfat", "nls_cp437", "nls_ascii",
 		// boards: clocks and power by the firmware, watchdog, random numbers
-		"raspberrypi-cpufreq", "bcm2835_wdt", "bcm2835-rng", "iproc-rng200",
+		"raspberrypi-cpufreq", "reset-raspberrypi", "bcm2835_wdt", "bcm2835-rng", "iproc-rng200",
 		// Ethernet and USB Ethernet
 		"genet", "broadcom", "bcm-phy-lib", "mdio-bcm-unimac", "lan78xx", "microchip", "smsc95xx", "dwc2", "xhci-pci", "pcie-brcmstb", "usbnet", "cdc_ether", "r8152", "ax88179_178a", "asix",
 		// radios
@@ -117,9 +119,9 @@ var (
 		"af_packet", "nf_tables", "nfnetlink", "nf_conntrack",
 	}
 	debianMore = []string{
-		"mac80211_hwsim", "ccm", "gcm", "cmac", "ctr", "cbc", "arc4", "batman-adv", "bridge", "veth", "dummy", "tun", "8021q",
+		"mac80211_hwsim", "ccm", "gcm", "cmac", "ctr", "cbc", "batman-adv", "bridge", "veth", "dummy", "tun", "8021q",
 		"nft_ct", "nft_limit", "nft_log", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_fib", "nft_fib_inet", "nft_fib_ipv4",
-		"nft_fib_ipv6", "nft_nat", "nft_chain_nat", "nft_masq", "nft_redir", "nft_counter", "nft_quota", "nft_connlimit", "nft_numgen", "nft_hash", "nft_meta_bridge",
+		"nft_fib_ipv6", "nft_nat", "nft_chain_nat", "nft_masq", "nft_redir", "nft_quota", "nft_connlimit", "nft_numgen", "nft_hash", "nft_meta_bridge",
 		"nf_log_syslog", "nfnetlink_log", "nf_nat", "rtc-ds1307", "cdc-acm", "vsock", "vmw_vsock_virtio_transport", "9pnet_virtio",
 	}
 )

@@ -64,7 +64,7 @@ func Root(dir string) (string, error) {
 }
 
 // release says what is built: version and time are those of the commit, so that everybody builds the same of it.
-func (b *builder) release(ctx context.Context, kernel, flavour string) (card.Release, error) {
+func (b *builder) release(ctx context.Context, k *kernel) (card.Release, error) {
 	git := func(args ...string) (string, error) {
 		out, err := run(ctx, nil, "git", append([]string{"-C", b.o.Source}, args...)...)
 		return strings.TrimSpace(string(out)), err
@@ -87,7 +87,7 @@ func (b *builder) release(ctx context.Context, kernel, flavour string) (card.Rel
 	}
 	r := card.Release{
 		Product: card.Product, Layout: card.LayoutVersion, Version: version, Sequence: uint64(n), Time: time.Unix(n, 0).UTC(),
-		Commit: commit, Kernel: kernel, Flavour: flavour,
+		Commit: commit, Kernel: k.version, Flavour: k.flavour, Boards: k.boards,
 	}
 	return r, r.Validate()
 }
