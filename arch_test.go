@@ -111,6 +111,7 @@ var allowed = map[string][]string{
 	"firmware/label":         {},
 	"firmware/update":        {"board/store", "firmware/boot/initlink", "firmware/card", "overlay/ident", "overlay/wire"},
 	"board/store":            {},
+	"board/firewall":         {},
 	"board/links":            {"board/netif"},
 	"board/netif":            {},
 	"board/dhcp":             {},

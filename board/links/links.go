@@ -34,8 +34,8 @@ const (
 type Config struct {
 	Prefix netip.Prefix // Prefix of the overlay's name
 	Node   []byte       // Node-ID of this kit
-	// Radio says what a wireless interface is for: AccessPoint, Station, or "" to leave it alone. It is asked again
-	// after each change; nil leaves all alone.
+	// Radio says what an interface is for that is no cable: AccessPoint, which may be a bridge, Station, or "". A wireless
+	// interface for which it says nothing is left alone. It is asked again after each change; nil says nothing of any.
 	Radio func(name string) Kind
 	Log   *slog.Logger // nil discards
 }

@@ -103,6 +103,10 @@ func (r *runner) prepare() error {
 		sysctl("net/ipv4/ip_forward", "0"),
 		sysctl("net/ipv6/conf/all/forwarding", "0"),
 		sysctl("net/ipv6/conf/all/disable_ipv6", "0"),
+		// A handset is told at once what it may not reach, and what it asks is rationed elsewhere: by default the kernel
+		// tells each of them once a second.
+		sysctl("net/ipv4/icmp_ratelimit", "50"),
+		sysctl("net/ipv6/icmp/ratelimit", "50"),
 		// An interface that appears later must not take a stranger's word before it is looked after.
 		sysctl("net/ipv6/conf/default/accept_ra", "0"),
 		sysctl("net/ipv6/conf/default/accept_redirects", "0"),
@@ -186,17 +190,18 @@ func (r *runner) reconcile(now time.Time) {
 	}
 }
 
-// kindOf classifies an interface; "" is left alone. Besides real ones, ends of virtual cables count as cables.
+// kindOf classifies an interface; "" is left alone. Besides real ones, ends of virtual cables count as cables, and the
+// access point may be a bridge.
 func (r *runner) kindOf(link netlink.Link) Kind {
 	a := link.Attrs()
-	if a.EncapType != "ether" || a.Flags&net.FlagLoopback != 0 || a.MasterIndex != 0 || len(a.HardwareAddr) != 6 {
-		return ""
-	}
-	if t := link.Type(); t != "device" && t != "veth" {
+	if a.EncapType != "ether" || a.Flags&net.FlagLoopback != 0 || len(a.HardwareAddr) != 6 {
 		return ""
 	}
 	if kind := r.cfg.Radio(a.Name); kind != "" {
 		return kind
+	}
+	if t := link.Type(); t != "device" && t != "veth" || a.MasterIndex != 0 {
+		return ""
 	}
 	if _, err := os.Stat("/sys/class/net/" + a.Name + "/phy80211"); err == nil {
 		return ""
