@@ -119,6 +119,8 @@ var allowed = map[string][]string{
 	"board/dhcp":             {},
 	"board/dns":              {},
 	"board/portal":           {},
+	"board/clock":            {},
+	"board/sntp":             {},
 	"board/access":           {},
 }
 
