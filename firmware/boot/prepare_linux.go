@@ -16,6 +16,7 @@ import (
 	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/card"
 	"fieldkit/firmware/config"
+	"fieldkit/firmware/erase"
 )
 
 // Times of the preparation.
@@ -128,12 +129,33 @@ func (p *pid1) mountState(at card.Location, note func(string, bool, string)) ite
 		}
 		return nil
 	}
+	if err := finishErase(at.Disk); err != nil {
+		note(initlink.AboutState, true, err.Error())
+	}
 	s, err := store.Open(config.CardKept, store.Config{MaxSize: card.MaxPersonal, Log: p.log})
 	if err != nil {
 		note(initlink.AboutState, true, err.Error())
 		return nil
 	}
 	return s
+}
+
+// finishErase empties the state partition, and the personalisation area if that still has something, where somebody wanted
+// the kit erased. It is before anything there is read, so the kit that comes up knows nothing of the one before.
+func finishErase(device string) error {
+	if !erase.Marked(config.CardState) {
+		return nil
+	}
+	disk, err := card.Open(device)
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
+	if err := card.ErasePersonal(disk); err != nil {
+		return err
+	}
+	_, err = erase.Finish(config.CardState)
+	return err
 }
 
 // layFiles puts the settings and the mission where the daemon finds them: what the card was personalised with, and over
