@@ -37,6 +37,7 @@ type commands struct {
 	} `cmd:"" help:"The handset accounts of a mission."`
 	Label   labelCommand     `cmd:"" help:"Draw the labels for the boxes: name, number, and QR codes to join and to open the page."`
 	Image   imageCommand     `cmd:"" help:"Build the image of a card, or make the cards of a mission."`
+	Flash   flashCommand     `cmd:"" help:"Write an image to a card, and read it back."`
 	Enrol   enrolCommands    `cmd:"" help:"Let kits into a mission whose root key stays at home."`
 	Trace   traceCommand     `cmd:"" help:"Follow the way to a kit, or to where a person's registration is kept, kit by kit."`
 	Status  statusCommand    `cmd:"" help:"Ask a kit how it is."`
