@@ -114,6 +114,7 @@ var allowed = map[string][]string{
 	"firmware/update":        {"board/store", "firmware/boot/initlink", "firmware/card", "overlay/ident", "overlay/wire"},
 	"board/store":            {},
 	"board/firewall":         {},
+	"board/station":          {},
 	"board/links":            {"board/netif"},
 	"board/netif":            {},
 	"board/dhcp":             {},

@@ -28,15 +28,16 @@ const (
 	Cable       Kind = "cable"        // Ethernet, of the board or on USB
 	AccessPoint Kind = "access point" // the kit's own radio cell: IPv6 alone leads to other kits there
 	Station     Kind = "station"      // a radio that joins another kit's cell
+	Other       Kind = "other"        // left alone
 )
 
 // Config of Links. Prefix and Node are required.
 type Config struct {
 	Prefix netip.Prefix // Prefix of the overlay's name
 	Node   []byte       // Node-ID of this kit
-	// Radio says what an interface is for that is no cable: AccessPoint, which may be a bridge, Station, or "". A wireless
-	// interface for which it says nothing is left alone. It is asked again after each change; nil says nothing of any.
-	Radio func(name string) Kind
+	// Kind says what an interface is for: AccessPoint, which may be a bridge, Station, Other, or "" where it does not know: a
+	// wired one then is a Cable, and a wireless one left alone. It is asked again after each change; nil knows none.
+	Kind func(name string) Kind
 	Log   *slog.Logger // nil discards
 }
 
@@ -74,8 +75,8 @@ func New(cfg Config) *Links {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Radio == nil {
-		cfg.Radio = func(string) Kind { return "" }
+	if cfg.Kind == nil {
+		cfg.Kind = func(string) Kind { return "" }
 	}
 	l := &Links{cfg: cfg, kick: make(chan struct{}, 1)}
 	l.status.Store(&[]Status{})
@@ -89,8 +90,8 @@ func (l *Links) Status() []Status { return *l.status.Load() }
 // Stats returns the counters.
 func (l *Links) Stats() Stats { return *l.stats.Load() }
 
-// RadioChanged has Config.Radio asked again soon.
-func (l *Links) RadioChanged() {
+// KindsChanged has Config.Kind asked again soon.
+func (l *Links) KindsChanged() {
 	select {
 	case l.kick <- struct{}{}:
 	default: // it will be

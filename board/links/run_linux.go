@@ -197,7 +197,11 @@ func (r *runner) kindOf(link netlink.Link) Kind {
 	if a.EncapType != "ether" || a.Flags&net.FlagLoopback != 0 || len(a.HardwareAddr) != 6 {
 		return ""
 	}
-	if kind := r.cfg.Radio(a.Name); kind != "" {
+	switch kind := r.cfg.Kind(a.Name); kind {
+	case Other:
+		return ""
+	case "":
+	default:
 		return kind
 	}
 	if t := link.Type(); t != "device" && t != "veth" || a.MasterIndex != 0 {

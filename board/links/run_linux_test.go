@@ -49,7 +49,7 @@ func child(node string) error {
 	defer stop()
 	l := New(Config{
 		Prefix: testPrefix, Node: []byte(node), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Radio: func(name string) Kind {
+		Kind: func(name string) Kind {
 			if name == os.Getenv(childRadio) {
 				return AccessPoint
 			}

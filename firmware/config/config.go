@@ -98,6 +98,10 @@ type Link struct {
 	// Relay is whether other kits that do not reach each other may do so through this one.
 	Relay     bool   `toml:"relay"`
 	RelayPort uint16 `toml:"relay_port"` // UDP, of every kit's STUN and TURN server
+	// Managed: the kit has the machine to itself. It brings up every cable with addresses of its own, joins other kits by
+	// radio and keeps handsets and kits apart.
+	Managed bool `toml:"managed"`
+	Station bool `toml:"station"` // where Managed: by radio, too
 }
 
 // SIP is the registrar and proxy.
@@ -170,7 +174,7 @@ func Default() *Config {
 			Network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 73, 0, 0}), 16),
 		},
 		Access: Access{OwnName: true},
-		Link:   Link{Port: 6084, Relay: true, RelayPort: 3478}, // RFC 6940 §14.2, RFC 8656 §3.1
+		Link:   Link{Port: 6084, Relay: true, RelayPort: 3478, Station: true}, // RFC 6940 §14.2, RFC 8656 §3.1
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
 		Status: Status{Listen: ":80"},
@@ -200,7 +204,7 @@ const (
 func Card() *Config {
 	c := Default()
 	c.StateDir, c.Mission = CardState, CardMission
-	c.Access.Enabled = true
+	c.Access.Enabled, c.Link.Managed = true, true
 	return c
 }
 

@@ -1,0 +1,75 @@
+package station
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/mdlayher/genetlink"
+	nl "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// addInterface gives a radio a second interface that is a station. One that an earlier run left is taken away first.
+func addInterface(phy int, name string) error {
+	if err := removeInterface(name); err != nil {
+		return err
+	}
+	err := command(unix.NL80211_CMD_NEW_INTERFACE, func(e *nl.AttributeEncoder) {
+		e.Uint32(unix.NL80211_ATTR_WIPHY, uint32(phy))
+		e.String(unix.NL80211_ATTR_IFNAME, name)
+		e.Uint32(unix.NL80211_ATTR_IFTYPE, unix.NL80211_IFTYPE_STATION)
+	})
+	if err != nil {
+		return fmt.Errorf("interface %s of radio %d: %w", name, phy, err)
+	}
+	return nil
+}
+
+// removeInterface takes it away; it need not be there.
+func removeInterface(name string) error {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil
+	}
+	err = command(unix.NL80211_CMD_DEL_INTERFACE, func(e *nl.AttributeEncoder) {
+		e.Uint32(unix.NL80211_ATTR_IFINDEX, uint32(i.Index))
+	})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	return nil
+}
+
+func command(what uint8, attributes func(*nl.AttributeEncoder)) error {
+	conn, err := genetlink.Dial(nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	family, err := conn.GetFamily(unix.NL80211_GENL_NAME)
+	if err != nil {
+		return fmt.Errorf("nl80211: %w", err)
+	}
+	e := nl.NewAttributeEncoder()
+	attributes(e)
+	data, err := e.Encode()
+	if err != nil {
+		return err
+	}
+	m := genetlink.Message{Header: genetlink.Header{Command: what, Version: family.Version}, Data: data}
+	_, err = conn.Execute(m, family.ID, nl.Request|nl.Acknowledge)
+	return err
+}
+
+func setUp(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetUp(l)
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	return nil
+}
