@@ -10,6 +10,7 @@ type Status struct {
 	Handsets []Handset   `json:"handsets"`
 	Calls    []Call      `json:"calls"`
 	Board    Board       `json:"board"`
+	Pairing  Pairing     `json:"pairing"`
 	Update   Update      `json:"update"`
 	Boot     []Stage     `json:"boot"` // none where the kit did not boot from a card
 	Health   []Check     `json:"health"`
@@ -122,6 +123,15 @@ type LED struct {
 	Colour  string `json:"colour"`
 	Pattern string `json:"pattern"`
 	Lit     bool   `json:"lit"`
+}
+
+// Pairing is what the button began.
+type Pairing struct {
+	Stage     string `json:"stage"`          // idle, searching, comparing, joining or ended
+	Code      string `json:"code,omitempty"` // while comparing: what both kits blink
+	Confirmed bool   `json:"confirmed"`      // at this kit
+	Other     string `json:"other,omitempty"`
+	Why       string `json:"why,omitempty"` // it ended without another kit; empty when that is in
 }
 
 // Stage is a point that the board's boot came to.

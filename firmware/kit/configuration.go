@@ -114,6 +114,9 @@ func (k *Kit) renewMembership() {
 // changeDocument goes over to the document of m: it is kept, and the kit takes part anew by its rules. Calls to other
 // kits end with the old membership. k.change is held.
 func (k *Kit) changeDocument(m *mission.Mission) error {
+	if k.pairing.joined.Load() {
+		return errors.New("the kit is about to join another mission")
+	}
 	if err := m.WithoutRootKey().Save(k.ownFile()); err != nil {
 		return fmt.Errorf("newer configuration document not kept: %w", err)
 	}
@@ -144,11 +147,17 @@ func (k *Kit) checkMembership() {
 	switch m := k.mission.Load(); {
 	case slices.Contains(m.Document().BadNodes, k.id.NodeID()):
 		k.health.Fault("mission", "this kit was revoked: no other kit links with it")
-	case m.Founded:
+	case m.Founded && k.isAlone():
 		k.health.Warn("mission", "none was given: this kit founded its own and serves its handsets alone")
 	default:
 		k.health.OK("mission")
 	}
+}
+
+// isAlone is foundedAlone; who cannot read whom it let in may be.
+func (k *Kit) isAlone() bool {
+	alone, err := k.foundedAlone()
+	return alone || err != nil
 }
 
 // twoStewards tells people what no kit can mend (docs/adr/0019).

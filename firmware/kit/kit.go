@@ -18,11 +18,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fieldkit/board"
 	"fieldkit/board/access"
 	"fieldkit/board/netif"
 	"fieldkit/board/store"
 	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/config"
+	"fieldkit/firmware/erase"
 	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
 	"fieldkit/firmware/task"
@@ -52,17 +54,19 @@ type Kit struct {
 	overlay    overlay
 	telephony  telephony
 	lights     lights
-	access     *access.AP     // nil: the system makes the handsets' network
+	access     *access.AP // nil: the system makes the handsets' network
+	pairing    pairing
 	boot       *initlink.Link // nil off the card
 	update     updating
 }
 
 // Options are what is not configuration but place.
 type Options struct {
-	StatusSocket string         // path of a Unix socket that serves the status page too; "" is none
-	Log          *slog.Logger   // nil writes text to standard error at the configured level
-	Boot         *initlink.Link // to PID 1 of the kit's card; nil off the card
-	Problem      error          // why a file of the card is left out; for NewOnCard
+	StatusSocket string           // path of a Unix socket that serves the status page too; "" is none
+	Log          *slog.Logger     // nil writes text to standard error at the configured level
+	Boot         *initlink.Link   // to PID 1 of the kit's card; nil off the card
+	Problem      error            // why a file of the card is left out; for NewOnCard
+	Simulated    *board.Simulated // in the place of the board that is here; nil: that, or what the configuration says
 }
 
 // New makes a kit of cfg: its identity on the first start, the same one on every later start. The error
@@ -72,6 +76,9 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log.Level}))
 	}
 	k := &Kit{cfg: cfg, socket: o.StatusSocket, started: time.Now(), log: o.Log, health: health.New("kit", nil), boot: o.Boot}
+	if _, err := erase.Finish(cfg.StateDir); err != nil { // power was cut while it was erased
+		return nil, fmt.Errorf("state: %w", err)
+	}
 	id, m, founded, err := mission.LoadOrCreateIdentity(cfg.StateDir, cfg.Mission)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -80,7 +87,9 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	k.mission.Store(m)
 	k.number, k.name = cfg.Kit.Number, cfg.Kit.Name
 	if k.number == 0 {
-		k.number = mission.KitNumber(id.NodeID())
+		if k.number, err = mission.KeyNumber(id); err != nil {
+			return nil, fmt.Errorf("identity: %w", err)
+		}
 	}
 	if k.name == "" {
 		k.name = fmt.Sprintf("Kit %d", k.number)
@@ -95,7 +104,10 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	if err := k.boot.TakeLights(); err != nil {
 		k.log.Warn("LEDs", "err", err) // the lines that init holds are not to be had
 	}
-	k.lights.init(k)
+	k.lights.init(k, o.Simulated)
+	if err := k.newPairing(); err != nil {
+		return nil, err
+	}
 	k.access = k.newAccess()
 	k.takeNotes(k.boot.Boot())
 	k.newUpdating()
@@ -103,8 +115,10 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	return k, nil
 }
 
-// Run runs the kit until ctx ends, then says goodbye to handsets and neighbours.
+// Run runs the kit until ctx ends, then says goodbye to handsets and neighbours. It ends by itself with ErrRestart.
 func (k *Kit) Run(ctx context.Context) error {
+	ctx, k.pairing.end = context.WithCancelCause(ctx)
+	defer k.pairing.end(nil)
 	g := task.NewGroup(task.Config{Log: k.log, Report: k.partChanged})
 	if k.access != nil {
 		// Its address is there before anybody listens at it. What is wrong is told by the part, which tries again.
@@ -124,6 +138,7 @@ func (k *Kit) Run(ctx context.Context) error {
 		task.New("telephony", k.telephony.run(k)),
 		task.New("accounts", k.watchAccounts),
 		task.New("page", k.servePage),
+		task.New("pairing", k.runPairing),
 	); err != nil {
 		return err
 	}
@@ -133,12 +148,12 @@ func (k *Kit) Run(ctx context.Context) error {
 		}
 	}
 	if k.boot != nil {
-		k.boot.Mark("daemon")
+		k.boot.Mark("kit")
 		if err := g.Add(task.New("card", k.beat)); err != nil {
 			return err
 		}
 	}
-	return g.Run(ctx)
+	return k.ended(g.Run(ctx), context.Cause(ctx))
 }
 
 // partChanged puts how each part runs into the health tree.

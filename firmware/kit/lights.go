@@ -30,11 +30,14 @@ var colours = map[string]string{
 	board.LinkYellow.String(): "yellow", board.Red.String(): "red", board.Single.String(): "white",
 }
 
-func (l *lights) init(k *Kit) {
+func (l *lights) init(k *Kit, simulated *board.Simulated) {
 	l.changes = make(chan struct{}, 1)
-	cfg := board.Config{Log: k.log, OnPress: func(p board.Press) { k.log.Info("button", "press", p) }}
-	if k.cfg.Board.Simulated {
-		l.board = board.New(board.NewSimulated().Hardware(), cfg)
+	cfg := board.Config{Log: k.log, OnPress: k.pressed}
+	if simulated == nil && k.cfg.Board.Simulated {
+		simulated = board.NewSimulated()
+	}
+	if simulated != nil {
+		l.board = board.New(simulated.Hardware(), cfg)
 	} else {
 		l.board = board.Open(board.Pins(k.cfg.Board.Pins), cfg)
 	}
@@ -102,6 +105,7 @@ func (k *Kit) lightInputs(ctx context.Context) board.Inputs {
 			in.Kits = len(s.Ring) - 1
 		}
 	}
+	in.Pairing = k.pairingLights()
 	for _, p := range k.health.Problems() {
 		in.Faults++
 		if p.State == health.Fault && !in.Fault {

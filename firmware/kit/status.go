@@ -30,6 +30,7 @@ func (k *Kit) Status() ui.Status {
 		Ring: []string{k.id.NodeID().String()}, Kits: []ui.Neighbour{}, Handsets: []ui.Handset{}, Calls: []ui.Call{},
 		Health: checks(k.health.Snapshot()), Board: k.lights.status(), Boot: k.bootStatus(), Counters: []ui.Counter{},
 	}
+	s.Pairing = k.pairingStatus()
 	k.overlayStatus(&s, now)
 	k.telephonyStatus(&s, now)
 	k.updateStatus(&s)

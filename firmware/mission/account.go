@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 )
 
@@ -53,6 +54,28 @@ func KitNumber(id wire.NodeID) int {
 		return FirstKit
 	}
 	return FirstKit + int(binary.BigEndian.Uint64(b)%(LastKit-FirstKit+1))
+}
+
+// KeyNumber is KitNumber by the kit's key, whoever assigned its Node-ID: a kit that is let in elsewhere keeps the number
+// that is written on it.
+func KeyNumber(id *ident.Identity) (int, error) {
+	own, err := ident.KeyNodeID(id.TLSCertificate().Leaf, wire.MinNodeIDLen)
+	if err != nil {
+		return 0, err
+	}
+	return KitNumber(own), nil
+}
+
+// AddFree takes over accounts of another mission whose name and number nobody has here, as many as there is room for.
+func (m *Mission) AddFree(others []Handset) {
+	for _, o := range others {
+		taken := func(h Handset) bool {
+			return h.Number == o.Number || fold(h.Name) == fold(o.Name) || h.Name == o.Number || h.Number == o.Name
+		}
+		if len(m.Handsets) < MaxHandsets && !slices.ContainsFunc(m.Handsets, taken) {
+			m.Handsets = append(m.Handsets, o)
+		}
+	}
 }
 
 // AddHandset makes an account with the lowest free number of that kit, and a password; kit 0 is the first kit.

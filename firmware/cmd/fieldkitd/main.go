@@ -41,7 +41,10 @@ func main() {
 	defer stop()
 	link, err := initlink.FromEnv()
 	if err == nil {
-		err = run(ctx, o, link)
+		// As often as the kit becomes another one.
+		for err = run(ctx, o, link); errors.Is(err, kit.ErrRestart); {
+			err = run(ctx, o, link)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fieldkitd:", err)
