@@ -293,7 +293,8 @@ func gzipped(b []byte) ([]byte, error) {
 		return nil, err
 	}
 	_, err = z.Write(b)
-	return out.Bytes(), errors.Join(err, z.Close())
+	err = errors.Join(err, z.Close()) // which writes the end of it
+	return out.Bytes(), err
 }
 
 func bySet(list []debPackage, set string) (r []debPackage) {
