@@ -360,13 +360,15 @@ type Pong struct {
 	Peer wire.NodeID
 	RTT  time.Duration
 	Time time.Time // of the other peer's clock, which nobody trusts
+	// Synchronised is whether it says to know the time: then it says more than whole seconds.
+	Synchronised bool
 }
 
 // Ping asks for a sign of life from whoever dest, a Destination List, leads to (RFC 6940 §6.5.3).
 func (p *Peer) Ping(now time.Time, dest []wire.Destination, done func(Pong, error)) *Call {
 	return ask(p, now, "ping", Outgoing{Dest: dest, Code: wire.PingReq}, wire.PingRequest{}, func(r Reply) (Pong, error) {
 		a, err := wire.ParsePingAnswer(r.Message.Body)
-		return Pong{Peer: r.Peer.NodeID, RTT: p.now.Sub(now), Time: time.UnixMilli(int64(min(a.Time, 1<<62)))}, err
+		return Pong{Peer: r.Peer.NodeID, RTT: p.now.Sub(now), Time: time.UnixMilli(int64(min(a.Time, 1<<62))), Synchronised: a.Time%1000 != 0}, err
 	}, done)
 }
 

@@ -126,12 +126,27 @@ func (p *Peer) pingRequest(r *request) {
 		}
 		more = append(more, wire.Extension{Type: wire.ExtensionDiagnosticPing, Data: data})
 	}
-	b, err := wire.PingAnswer{ResponseID: p.rng.Uint64(), Time: milliseconds(p.now)}.AppendBinary(nil)
+	b, err := wire.PingAnswer{ResponseID: p.rng.Uint64(), Time: p.pingTime()}.AppendBinary(nil)
 	if err != nil {
 		p.unencodable(r)
 		return
 	}
 	p.answerWith(r, wire.PingAns, b, nil, more)
+}
+
+// pingTime is "the time when the Ping response was created in absolute time, represented in milliseconds" (RFC 6940
+// §6.5.3.2). A peer that does not know the time says no more than whole seconds, as its clock is worth no more; so those
+// that ask can tell (docs/adr/0028).
+func (p *Peer) pingTime() uint64 {
+	ms := milliseconds(p.now)
+	switch {
+	case p.cfg.Synchronised == nil:
+	case !p.cfg.Synchronised():
+		ms -= ms % 1000
+	case ms%1000 == 0:
+		ms++
+	}
+	return ms
 }
 
 // probeRequest is RFC 6940 §6.4.2.5.2: a peer "MUST NOT return values not asked for", each asked-for one once.
