@@ -1,24 +1,23 @@
 package boot
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// latest is the last day on which a clock is believed: what is later comes from a clock that lost its power or from
-// a bit that flipped, and would never be lowered again.
-var latest = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+// believed is how far after the making of its image a kit is taken to run. What is later comes from a clock that lost
+// its power or from a bit that flipped, and would never be lowered again.
+const believed = 20 * 365 * 24 * time.Hour
 
 // floor is the earliest that it can be: the latest of the time at which the image was made, the one that was saved
-// last, and what clocks say. ok is false if the clock says that or later already.
-func floor(clock time.Time, others ...time.Time) (at time.Time, ok bool) {
-	at = clock
-	if at.After(latest) {
-		at = time.Time{}
-	}
-	for _, t := range others {
-		if t.After(at) && t.Before(latest) {
+// last, and what clocks say, as far as they are believed. set is false if the clock says that already. The system's
+// clock is one of those that need not be believed: the kernel sets it by a clock chip that may have lost its power.
+func floor(clock, made time.Time, others ...time.Time) (at time.Time, set bool) {
+	at = made
+	for _, t := range append(others, clock) {
+		if t.After(at) && (made.IsZero() || t.Before(made.Add(believed))) {
 			at = t
 		}
 	}
@@ -28,8 +27,17 @@ func floor(clock time.Time, others ...time.Time) (at time.Time, ok bool) {
 // parseEpoch reads the seconds that a real-time clock shows in /sys/class/rtc; zero if it shows none.
 func parseEpoch(b []byte) time.Time {
 	s, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil || s <= 0 || s > latest.Unix() {
+	if err != nil || s <= 0 || s > math.MaxUint32 { // what a chip counts in 32 bits
 		return time.Time{}
 	}
 	return time.Unix(s, 0).UTC()
+}
+
+// parseSaved reads config.ClockItem; zero if it is none.
+func parseSaved(b []byte) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(b)))
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
 }

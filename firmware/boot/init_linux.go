@@ -289,7 +289,7 @@ func (p *pid1) ended(now time.Duration, s syscall.WaitStatus) []action {
 	asked := p.super.phase == ending || p.super.phase == killing
 	_ = p.daemon.kill() // what it started and left
 	_ = p.daemon.link.Close()
-	p.procs.killOrphans(os.Getpid())
+	p.procs.killOrphans()
 	p.daemon, p.end = nil, nil
 	if !asked {
 		p.crashed(s)

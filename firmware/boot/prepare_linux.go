@@ -55,7 +55,8 @@ func (p *pid1) prepare() prepared {
 		_, _ = rand.Read(make([]byte, 1)) // blocks until the kernel has random numbers for keys
 		p.timeline.mark("entropy", initlink.SinceKernel())
 	}()
-	if err := raiseClock(releaseTime(), hardwareClock()); err != nil {
+	made, chip := releaseTime(), hardwareClock()
+	if err := setClock(made, chip); err != nil {
 		p.log.Warn("clock", "err", err)
 	}
 	for _, dir := range []string{permMount, "/run/fieldkit"} {
@@ -66,7 +67,7 @@ func (p *pid1) prepare() prepared {
 	at := p.findCard(note)
 	r.boot.Disk = at.Disk
 	kept := p.mountState(at, note)
-	if err := raiseClock(savedTime(config.CardState)); err != nil {
+	if err := setClock(made, chip, savedTime(config.CardState)); err != nil {
 		p.log.Warn("clock", "err", err)
 	}
 	p.timeline.mark("state", initlink.SinceKernel())
@@ -99,7 +100,8 @@ func (p *pid1) findCard(note func(string, bool, string)) card.Location {
 			return at
 		}
 		if time.Now().After(until) {
-			note(initlink.AboutState, true, fmt.Sprintf("no card, all is kept in memory: %v", err))
+			p.log.Warn("card", "err", err)
+			note(initlink.AboutState, true, "no card was found, all is kept in memory")
 			return card.Location{}
 		}
 	}
@@ -223,25 +225,23 @@ func hardwareClock() time.Time {
 	return parseEpoch(b)
 }
 
-// savedTime is when something was written last below the state directory: the daemon keeps the time there, and every
-// other file tells it as well.
-func savedTime(dir string) (last time.Time) {
-	entries, err := os.ReadDir(dir)
+// savedTime is what the daemon saved last; zero if it did not.
+func savedTime(dir string) time.Time {
+	s, err := store.Open(dir, store.Config{})
 	if err != nil {
 		return time.Time{}
 	}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && !strings.HasPrefix(e.Name(), ".") && info.ModTime().After(last) && info.ModTime().Before(latest) {
-			last = info.ModTime()
-		}
+	b, err := s.Load(config.ClockItem)
+	if err != nil {
+		return time.Time{}
 	}
-	return last
+	return parseSaved(b)
 }
 
-// raiseClock sets the clock to the latest of the times if it is behind.
-func raiseClock(times ...time.Time) error {
-	at, behind := floor(time.Now(), times...)
-	if !behind {
+// setClock sets the clock to the floor.
+func setClock(made time.Time, others ...time.Time) error {
+	at, set := floor(time.Now(), made, others...)
+	if !set {
 		return nil
 	}
 	t := unix.NsecToTimespec(at.UnixNano())

@@ -18,11 +18,19 @@ import (
 // processes starts the children of PID 1 and takes the ends of all processes, its own and those that lost their
 // parent. It is the only one that waits: os/exec would wait for a child that was reaped already.
 type processes struct {
+	strangers map[int]bool // orphans that were there before
+
 	mu       sync.Mutex // held over fork and entry into the table, so that no end is taken before
 	children map[int]chan syscall.WaitStatus
 }
 
-func newProcesses() *processes { return &processes{children: map[int]chan syscall.WaitStatus{}} }
+func newProcesses() *processes {
+	p := &processes{strangers: map[int]bool{}, children: map[int]chan syscall.WaitStatus{}}
+	for _, pid := range childrenOf(os.Getpid()) {
+		p.strangers[pid] = true
+	}
+	return p
+}
 
 // start starts a program; its end is sent on the channel.
 func (p *processes) start(argv0 string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
@@ -65,19 +73,27 @@ func (p *processes) ours(pid int) bool {
 	return ok
 }
 
-// killOrphans ends what the daemon left behind: processes whose parent is PID 1 and that it did not start.
-func (p *processes) killOrphans(self int) (killed int) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0
-	}
-	for _, e := range entries {
-		pid, parent, ok := parentOf(e.Name())
-		if ok && parent == self && !p.ours(pid) && unix.Kill(pid, unix.SIGKILL) == nil {
+// killOrphans ends what the daemon left behind: processes whose parent is PID 1 and that it neither started nor found.
+func (p *processes) killOrphans() (killed int) {
+	for _, pid := range childrenOf(os.Getpid()) {
+		if !p.strangers[pid] && !p.ours(pid) && unix.Kill(pid, unix.SIGKILL) == nil {
 			killed++
 		}
 	}
 	return killed
+}
+
+func childrenOf(parent int) (r []int) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if pid, of, ok := parentOf(e.Name()); ok && of == parent {
+			r = append(r, pid)
+		}
+	}
+	return r
 }
 
 // parentOf reads who started a process; ok is false for what is none.

@@ -200,6 +200,10 @@ const (
 	CardKeptFile    = CardKept + "/kit.toml"
 )
 
+// ClockItem is the item of the state directory in which the daemon keeps a time that certainly is past, as RFC 3339
+// has it. PID 1 raises the clock to it before anything else runs.
+const ClockItem = "clock"
+
 // Card is Default for a kit that runs from its card and has the board to itself.
 func Card() *Config {
 	c := Default()
