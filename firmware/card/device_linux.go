@@ -117,6 +117,9 @@ func Locate(sys, dev string) (Location, error) {
 	var found []Location
 	var why error
 	for _, d := range disks {
+		if _, err := os.Stat(filepath.Join(sys, "block", d.Name(), "device")); err != nil {
+			continue // no hardware: a RAM disk, a loop device
+		}
 		l := Location{Disk: filepath.Join(dev, d.Name())}
 		if err := checkNode(l.Disk); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {

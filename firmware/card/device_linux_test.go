@@ -64,8 +64,10 @@ func TestLocate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := os.MkdirAll(filepath.Join(sys, "block", name, "queue"), 0o755); err != nil {
-			t.Fatal(err)
+		for _, dir := range []string{"queue", "device"} {
+			if err := os.MkdirAll(filepath.Join(sys, "block", name, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if mbr != nil {
 			if err := os.WriteFile(filepath.Join(dev, name), mbr, 0o600); err != nil {
@@ -76,7 +78,11 @@ func TestLocate(t *testing.T) {
 	mbr := EncodeMBR()
 	other := mbr
 	other[440]++
-	disk("loop0", nil, nil) // no node
+	disk("sr0", nil, nil)                                                                                    // no node
+	disk("loop0", map[string]string{"loop0p1": "1", "loop0p2": "2", "loop0p3": "3", "loop0p4": "4"}, mbr[:]) // an image, not a card
+	if err := os.Remove(filepath.Join(sys, "block", "loop0", "device")); err != nil {
+		t.Fatal(err)
+	}
 	disk("ram0", nil, []byte{})
 	disk("mmcblk0", map[string]string{"mmcblk0p1": "1"}, other[:])
 	if _, err := Locate(sys, dev); !errors.Is(err, ErrNotFound) {

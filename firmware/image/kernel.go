@@ -46,7 +46,7 @@ func (b *builder) kernel(ctx context.Context, lock []debPackage) (*kernel, error
 			return nil, err
 		}
 		url, err := os.ReadFile(filepath.Join(dir, "_build", "upstream-url.txt"))
-		k.boards = "brcm,bcm2837 brcm,bcm2711 brcm,bcm2712"
+		k.boards = "brcm,bcm2837 brcm,bcm2711 brcm,bcm2712 linux,dummy-virt" // the last is QEMU's, for tests
 		k.source = fmt.Sprintf("%s with the patches and settings in %s@%s/_build", strings.TrimSpace(string(url)), kernelModule, kernelVersion)
 		return k, err
 	case KernelDebian:
