@@ -23,7 +23,10 @@ import (
 	"fieldkit/sip/registrar"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	childKit()
+	goleak.VerifyTestMain(m)
+}
 
 // still is a kit of which no part runs, with a mission and a state directory.
 func still(t *testing.T) *Kit {
