@@ -5,7 +5,9 @@ package ui
 type Status struct {
 	Kit      Kit         `json:"kit"`
 	Kits     []Neighbour `json:"kits"`
-	Ring     []string    `json:"ring"` // Node-IDs in ring order, this kit's own among them
+	Ring     []string    `json:"ring"`  // Node-IDs in ring order, this kit's own among them
+	Links    []Link      `json:"links"` // none where the system makes them
+	Station  Station     `json:"station"`
 	Access   Access      `json:"access"`
 	Handsets []Handset   `json:"handsets"`
 	Calls    []Call      `json:"calls"`
@@ -55,6 +57,28 @@ type Neighbour struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 	RTTMS      float64  `json:"rtt_ms,omitempty"`
 	SinceS     float64  `json:"since_s"` // how long it has been in this state
+}
+
+// Link is an interface that may lead to other kits.
+type Link struct {
+	Interface string   `json:"interface"`
+	Kind      string   `json:"kind"`    // cable, access point or station
+	Carrier   bool     `json:"carrier"` // something is at the other end
+	Addresses []string `json:"addresses"`
+	Problem   string   `json:"problem,omitempty"`
+}
+
+// Station is the link by radio to another kit's access point.
+type Station struct {
+	State        string `json:"state"` // off, no radio, looking, joining or linked
+	Interface    string `json:"interface,omitempty"`
+	Shared       bool   `json:"shared"` // the radio makes this kit's access point, too
+	Heard        int    `json:"heard"`  // access points of the mission's kits
+	NodeID       string `json:"node_id,omitempty"`
+	BSSID        string `json:"bssid,omitempty"`
+	FrequencyMHz int    `json:"frequency_mhz,omitempty"`
+	SignalDBM    int    `json:"signal_dbm,omitempty"`
+	Problem      string `json:"problem,omitempty"`
 }
 
 // Access is the Wi-Fi of the handsets.

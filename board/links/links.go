@@ -38,7 +38,7 @@ type Config struct {
 	// Kind says what an interface is for: AccessPoint, which may be a bridge, Station, Other, or "" where it does not know: a
 	// wired one then is a Cable, and a wireless one left alone. It is asked again after each change; nil knows none.
 	Kind func(name string) Kind
-	Log   *slog.Logger // nil discards
+	Log  *slog.Logger // nil discards
 }
 
 // Status is one interface.

@@ -68,6 +68,8 @@ port = 0
 addresses = ["192.0.2.1", "fe80::1%eth0"]
 neighbours = ["192.0.2.2:6084", "[2001:db8::1]:6084"]
 relay = false
+managed = true
+station = false
 relay_port = 3479
 [sip]
 port = 5070

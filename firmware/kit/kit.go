@@ -51,6 +51,7 @@ type Kit struct {
 	health *health.Tree
 
 	interfaces atomic.Pointer[[]netif.Interface]
+	linking    linking
 	overlay    overlay
 	telephony  telephony
 	lights     lights
@@ -110,6 +111,9 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 	}
 	k.access = k.newAccess()
 	k.takeNotes(k.boot.Boot())
+	if err := k.newLinking(); err != nil {
+		k.health.Fault("firewall", err.Error())
+	}
 	k.newUpdating()
 	k.log.Info("kit", "number", k.number, "node", id.NodeID(), "mission", m.Name, "founded", founded, "version", Version)
 	return k, nil
@@ -126,6 +130,20 @@ func (k *Kit) Run(ctx context.Context) error {
 			k.log.Warn("access point", "err", err)
 		}
 		if err := g.Add(task.New("access", k.runAccess)); err != nil {
+			return err
+		}
+	}
+	if k.linking.links != nil {
+		// Before anything listens. Without the rules the kit serves on, and says so.
+		if err := k.applyFirewall(); err != nil {
+			k.log.Error("firewall", "err", err)
+		}
+		if err := g.Add(task.New("firewall", k.keepFirewall), task.New("cables", k.linking.links.Run)); err != nil {
+			return err
+		}
+	}
+	if k.linking.station != nil {
+		if err := g.Add(task.New("station", k.runStation)); err != nil {
 			return err
 		}
 	}
@@ -180,11 +198,7 @@ func (k *Kit) watchInterfaces(ctx context.Context, ready func()) error {
 			t.AddressesChanged() // a link whose address is gone is lost now, not after its silence was long enough
 		}
 		k.overlay.relaying.Load().addressesChanged()
-		if len(k.linkAddresses()) == 0 {
-			k.health.Warn("links", "no interface leads to other kits: no cable, or no address on it")
-		} else {
-			k.health.OK("links")
-		}
+		k.judgeLinks()
 		ready()
 	}
 	return ctx.Err()

@@ -315,7 +315,7 @@ func (k *Kit) twin() (node string) {
 	return node
 }
 
-// linkAddresses are the addresses that the overlay may use. The handsets' side is never among them: it is
+// linkAddresses are the addresses that the overlay may use. The handsets' IPv4 network is never among them: it is
 // the same on every kit.
 func (k *Kit) linkAddresses() []netip.Addr {
 	if len(k.cfg.Link.Addresses) > 0 {
@@ -328,7 +328,7 @@ func (k *Kit) linkAddresses() []netip.Addr {
 		}
 		for _, p := range i.Addrs {
 			a := p.Addr()
-			if !k.mayUse(a) {
+			if !k.mayUse(a) || a.Unmap().Is4() && k.ipv6Alone(i.Name) {
 				continue
 			}
 			if a.IsLinkLocalUnicast() && a.Is6() {
@@ -343,17 +343,29 @@ func (k *Kit) linkAddresses() []netip.Addr {
 // isLink tells whether an interface leads to other kits. Where the configuration names the overlay's addresses,
 // only the interfaces that have them do: a kit that was given a loopback address must not speak on a cable.
 func (k *Kit) isLink(i netif.Interface) bool {
-	if i.Role() != netif.Link || i.Name == k.cfg.Handset.Interface {
+	switch i.Role() {
+	case netif.Unusable:
 		return false
+	case netif.Handset:
+		// Other kits are stations of the access point that a kit makes itself; it sees them over IPv6.
+		if !k.ipv6Alone(i.Name) || !i.Up || !i.Carrier || !i.Multicast {
+			return false
+		}
+	case netif.Link:
+		if i.Name == k.cfg.Handset.Interface && !k.ipv6Alone(i.Name) {
+			return false
+		}
 	}
 	given := len(k.cfg.Link.Addresses) == 0
+	usable := false
 	for _, p := range i.Addrs {
-		if k.cfg.Handset.Network.Contains(p.Addr().Unmap()) {
+		if k.cfg.Handset.Network.Contains(p.Addr().Unmap()) && !k.ipv6Alone(i.Name) {
 			return false
 		}
 		given = given || slices.Contains(k.cfg.Link.Addresses, p.Addr().Unmap())
+		usable = usable || p.Addr().Is6() || !k.ipv6Alone(i.Name)
 	}
-	return given && (len(k.cfg.Link.Interfaces) == 0 || slices.Contains(k.cfg.Link.Interfaces, i.Name))
+	return given && usable && (len(k.cfg.Link.Interfaces) == 0 || slices.Contains(k.cfg.Link.Interfaces, i.Name))
 }
 
 func (k *Kit) isLinkName(name string) bool {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fieldkit/board"
+	"fieldkit/board/links"
 	"fieldkit/board/netif"
 	"fieldkit/overlay/discovery"
 	"fieldkit/overlay/node"
@@ -26,6 +27,12 @@ func device(name string, prefixes ...string) netif.Interface {
 		i.Addrs = append(i.Addrs, netip.MustParsePrefix(p))
 	}
 	return i
+}
+
+// manage makes a kit one that has the machine to itself.
+func manage(k *Kit) {
+	k.cfg.Access.Enabled, k.cfg.Link.Managed = true, true
+	k.linking.links = links.New(links.Config{})
 }
 
 func TestWhichAddressesTheOverlayUses(t *testing.T) {
@@ -54,25 +61,29 @@ func TestWhichAddressesTheOverlayUses(t *testing.T) {
 		{"not even with another address", func(*Kit) {}, []netif.Interface{cable, device("br0", "192.0.2.7/24", "10.73.9.9/24")}, "169.254.60.1 fe80::1%eth0", "eth0"},
 		{"only allowed interfaces", func(k *Kit) { k.cfg.Link.Interfaces = []string{"usb0"} }, all, "192.168.7.2", "usb0"},
 		{"only configured addresses", func(k *Kit) { k.cfg.Link.Addresses = []netip.Addr{netip.MustParseAddr("192.168.7.2")} }, all, "192.168.7.2", "usb0"},
+		{"of a managed kit's handset interface IPv6 alone", manage, []netif.Interface{cable, device("handset0", "10.73.0.1/16", "fe80::2/64", "fd01::2/64")}, "169.254.60.1 fe80::1%eth0 fe80::2%handset0 fd01::2", "eth0 handset0"},
+		{"of a handset interface without IPv6 nothing", manage, []netif.Interface{cable, device("handset0", "10.73.0.1/16", "192.0.2.9/24")}, "169.254.60.1 fe80::1%eth0", "eth0"},
+		{"handset interface that the system manages", func(k *Kit) { k.cfg.Access.Enabled = true }, []netif.Interface{device("handset0", "10.73.0.1/16", "fe80::2/64", "fd01::2/64")}, "", ""},
+		{"handsets' network on a managed kit's cable", manage, []netif.Interface{device("eth0", "10.73.4.4/16", "fe80::1/64")}, "", ""},
 		{"configured loopback is announced nowhere", func(k *Kit) { k.cfg.Link.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1")} }, all, "127.0.0.1", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := still(t)
 			c.configure(k)
 			k.interfaces.Store(&c.have)
-			var addresses, links []string
+			var addresses, ways []string
 			for _, a := range k.linkAddresses() {
 				addresses = append(addresses, a.String())
 			}
 			for _, i := range c.have {
 				if k.isLinkName(i.Name) {
-					links = append(links, i.Name)
+					ways = append(ways, i.Name)
 				}
 			}
 			if got := strings.Join(addresses, " "); got != c.addresses {
 				t.Errorf("addresses %s, want %s", got, c.addresses)
 			}
-			if got := strings.Join(links, " "); got != c.links {
+			if got := strings.Join(ways, " "); got != c.links {
 				t.Errorf("links %s, want %s", got, c.links)
 			}
 		})

@@ -35,6 +35,7 @@ func (k *Kit) Status() ui.Status {
 	k.telephonyStatus(&s, now)
 	k.updateStatus(&s)
 	k.accessStatus(&s)
+	k.linksStatus(&s)
 	return s
 }
 

@@ -119,7 +119,7 @@ func (k *Kit) onLink(a netip.Addr, iface string) bool {
 			continue
 		}
 		for _, p := range i.Addrs {
-			if p.Contains(a) {
+			if p.Contains(a) && k.mayUse(p.Addr()) {
 				return true
 			}
 		}

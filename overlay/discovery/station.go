@@ -147,10 +147,14 @@ func (s *station) browse(ctx context.Context) {
 }
 
 // families says which kinds of multicast the interface can take part in: the
-// library's resolver fails as a whole if one of those asked for does.
+// library's resolver fails as a whole if one of those asked for does. Where all
+// addresses of a kind are refused, nobody is asked over it.
 func (s *station) families() (zeroconf.IPType, error) {
 	var f zeroconf.IPType
 	for _, p := range s.ifc.Addrs {
+		if !s.cfg.UseAddr(p.Addr()) {
+			continue
+		}
 		if p.Addr().Unmap().Is4() {
 			f |= zeroconf.IPv4
 		} else {
