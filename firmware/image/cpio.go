@@ -15,6 +15,7 @@ func (t tree) writeCPIO(w io.Writer) error {
 	}
 	c.entry("/dev", 0o040755, nil, 0, 0)
 	c.entry("/dev/console", 0o020600, nil, 5, 1) // the kernel opens it for PID 1 before anything is mounted
+	c.entry("/dev/null", 0o020666, nil, 1, 3)    // where there is no console, the Go runtime opens it instead, or ends PID 1
 	for _, name := range t.names() {
 		switch n := t[name]; {
 		case n.link != "":
