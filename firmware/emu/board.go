@@ -179,7 +179,6 @@ func (b *Board) load(ctx context.Context, boot *Boot) error {
 	if err != nil {
 		return err
 	}
-	c.Cmdline = commandLine(string(cmdline), b.o.Cmdline)
 	if err := b.addPayload(&c); err != nil {
 		return err
 	}
@@ -196,6 +195,11 @@ func (b *Board) load(ctx context.Context, boot *Boot) error {
 			return err
 		}
 	}
+	console, err := b.consoleName(ctx, c.DTB)
+	if err != nil {
+		return err
+	}
+	c.Cmdline = commandLine(string(cmdline), console, c.Cmdline+" "+b.o.Cmdline)
 	if err := b.patchTree(ctx, c.DTB, *boot, s.uart || c.Agent); err != nil {
 		return err
 	}
@@ -205,15 +209,32 @@ func (b *Board) load(ctx context.Context, boot *Boot) error {
 
 func (b *Board) scratch(name string) string { return filepath.Join(b.o.Dir, name) }
 
-// commandLine is the slot's, without the consoles of real boards, with more.
-func commandLine(slot, more string) string {
+// commandLine is the slot's, with the serial line that the firmware puts in the place of serial0, and with more. The
+// screen is no console here: the last one named gets what PID 1 prints.
+func commandLine(slot, console, more string) string {
 	var words []string
 	for _, w := range strings.Fields(slot) {
-		if !strings.HasPrefix(w, "console=") {
-			words = append(words, w)
+		if w != "console=tty1" {
+			words = append(words, strings.Replace(w, "console=serial0", "console="+console, 1))
 		}
 	}
 	return strings.Join(append(words, strings.Fields(more)...), " ")
+}
+
+// consoleName is what the kernel calls the PL011, QEMU's first serial line. On a Pi it depends on whether Bluetooth has
+// it or the header.
+func (b *Board) consoleName(ctx context.Context, tree string) (string, error) {
+	if b.o.Machine == Virt {
+		return "ttyAMA0", nil
+	}
+	out, err := exec.CommandContext(ctx, "fdtget", tree, "/aliases", "serial0").Output()
+	if err != nil {
+		return "", fmt.Errorf("%w: device tree without a serial0: %w", ErrNoBoot, err)
+	}
+	if strings.HasSuffix(strings.TrimSpace(string(out)), "/serial@7e201000") {
+		return "ttyAMA0", nil
+	}
+	return "ttyAMA1", nil
 }
 
 // agentTTY is the machine's second serial line as its kernel calls it.
@@ -244,7 +265,7 @@ func (b *Board) addPayload(c *Config) error {
 		return fmt.Errorf("payload: %w", err)
 	}
 	if _, c.Agent = b.o.Payload[agentProgram]; c.Agent {
-		c.Cmdline += fmt.Sprintf(" rdinit=%s emu.tty=%s", agentProgram, b.o.Machine.agentTTY())
+		c.Cmdline = fmt.Sprintf("rdinit=%s emu.tty=%s", agentProgram, b.o.Machine.agentTTY())
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 )
 
 // Machine is a kind of board.
@@ -23,7 +22,7 @@ type Config struct {
 	Kernel  string // file: an arm64 Image, which may be compressed by gzip
 	Initrd  string // file; cpio archives one after another
 	DTB     string // file; none for Virt, which makes its own
-	Cmdline string // of the kernel, without a console; ConsoleOf is added
+	Cmdline string // of the kernel. QEMU's first serial line, the PL011, is the console
 	Disk    string // raw file: the card; "" is none. Its size must be a power of two on a Pi
 	Memory  int    // MiB; 0 is what the Pi has, or 512. A Pi's cannot be changed
 	NICs    []NIC
@@ -53,22 +52,11 @@ type Forward struct {
 	Host, Guest netip.AddrPort
 }
 
-// ConsoleOf is the kernel's argument for the machine's first serial line.
-//
-// The device trees of the Pis name their UARTs by board revision and by what Bluetooth takes; QEMU's first line is
-// always the PL011.
-func ConsoleOf(m Machine) string {
-	if m == Virt {
-		return "console=ttyAMA0,115200"
-	}
-	return "console=ttyAMA1,115200 console=ttyAMA0,115200"
-}
-
 // arguments are QEMU's. files are the numbers under which QEMU finds the connections it inherits.
 func (c Config) arguments(files inherited) ([]string, error) {
 	a := []string{
 		"-nodefaults", "-display", "none", "-no-reboot", "-M", string(c.Machine),
-		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", strings.TrimSpace(ConsoleOf(c.Machine) + " " + c.Cmdline),
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Cmdline,
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", files.console), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", files.qmp), "-mon", "chardev=qmp,mode=control",
 		// One thread for all of a Pi's cores: with one each, QEMU's Pi 3 hangs in one boot of three before the first line.
