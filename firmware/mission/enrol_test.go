@@ -57,6 +57,13 @@ func (s *items) Overwrite(name string, data []byte) error {
 // check is what must hold whenever a kit came up.
 func check(t *testing.T, s *items, id *ident.Identity, m *Mission) {
 	t.Helper()
+	if m.Founded {
+		founder := *m
+		founder.Root.Key = string(s.files[FounderItem])
+		if _, err := founder.Authority(); err != nil {
+			t.Errorf("the kit founded a mission that nobody else can ever be in: %v", err)
+		}
+	}
 	if m.HasRootKey() || bytes.Contains(s.files[MissionItem], []byte("PRIVATE KEY")) {
 		t.Error("the root key is still there")
 	}
