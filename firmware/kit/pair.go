@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fieldkit/board"
+	"fieldkit/board/netif"
 	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/erase"
 	"fieldkit/firmware/mission"
@@ -144,9 +145,11 @@ func (k *Kit) pairingStatus() ui.Pairing {
 	return p
 }
 
+// pairLinks are the cables. Kits that are stations of each other's access points are of one mission already, and phones
+// there have no part in it.
 func (k *Kit) pairLinks() (links []pair.Link) {
 	for _, i := range *k.interfaces.Load() {
-		if k.isLink(i) && slices.ContainsFunc(i.Addrs, linkLocal) {
+		if i.Role() == netif.Link && i.Name != k.cfg.Handset.Interface && k.isLink(i) && slices.ContainsFunc(i.Addrs, linkLocal) {
 			links = append(links, pair.Link{Name: i.Name, Index: i.Index})
 		}
 	}
