@@ -18,13 +18,18 @@ const MediaType = "application/vnd.fieldkit.update"
 // FormField is the part of a multipart/form-data upload that holds the bundle.
 const FormField = "bundle"
 
-// What an upload must keep up with. A handset's radio is at least ten times as fast.
-const (
-	headerWithin = 10 * time.Second // from the request to the end of the bundle's header
-	readWithin   = 15 * time.Second // for the next bytes
-	minRate      = 16 << 10         // bytes a second on average, after the first readWithin
-	answerWithin = 2 * time.Minute  // to write, sync and read back what is left, and to answer
-)
+const maxUploads = 8 // at a time, of which one at most is past its header
+
+// limits are what an upload must keep up with.
+type limits struct {
+	header time.Duration // from the request to the end of the bundle's header
+	read   time.Duration // for the next bytes
+	rate   int64         // bytes a second on average, after the first read
+	answer time.Duration // to write, sync and read back what is left, and to answer
+}
+
+// uploadLimits are for handsets: their radio is at least ten times as fast.
+var uploadLimits = limits{header: 10 * time.Second, read: 15 * time.Second, rate: 16 << 10, answer: 2 * time.Minute}
 
 // Upload is what an upload is answered with.
 type Upload struct {
@@ -34,34 +39,35 @@ type Upload struct {
 }
 
 // Handler takes bundles by POST, as they are or as FormField of a form. Whose they are, only their signature says, so it
-// asks for no password; and no page of somebody else can make a browser send one. One is taken at a time. After a form
-// it leads back to the page at back. A nil Updater refuses.
-func (u *Updater) Handler(back string) http.Handler {
-	busy := make(chan struct{}, 1)
+// asks for no password; and no page of somebody else can make a browser send one. One is written at a time; a few more
+// may be at their headers, so that whoever is slow there keeps nobody else out. After a form it leads back to the page at
+// back. A nil Updater refuses.
+func (u *Updater) Handler(back string) http.Handler { return u.handler(back, uploadLimits) }
+
+func (u *Updater) handler(back string, lim limits) http.Handler {
+	busy := make(chan struct{}, maxUploads)
 	cross := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := cross.Check(r); err != nil {
-			http.Error(w, "sent by another site's page", http.StatusForbidden)
+			refuse(w, r, lim, errCross)
 			return
 		}
 		select {
 		case busy <- struct{}{}:
-			defer func() { <-busy }()
 		default:
-			refuse(w, ErrBusy)
+			refuse(w, r, lim, ErrBusy)
 			return
 		}
-		p := newPace(http.NewResponseController(w), r.Body)
+		p := &pace{limits: lim, body: r.Body, control: http.NewResponseController(w), began: time.Now()}
 		body, form, err := bundleOf(r, p)
 		var m card.Manifest
 		if err == nil {
 			m, err = u.Receive(r.Context(), body, true)
 		}
-		_ = p.control.SetReadDeadline(time.Now().Add(readWithin)) // for what the server still reads of a refused one
-		_ = p.control.SetWriteDeadline(time.Now().Add(readWithin))
+		<-busy
 		switch {
 		case err != nil:
-			refuse(w, err)
+			refuse(w, r, lim, err)
 		case form:
 			http.Redirect(w, r, back, http.StatusSeeOther)
 		default:
@@ -93,15 +99,19 @@ func bundleOf(r *http.Request, body io.Reader) (bundle io.Reader, form bool, err
 	return part, true, nil
 }
 
-var errMedia = errors.New("content type other than " + MediaType)
+var (
+	errMedia = errors.New("content type other than " + MediaType)
+	errCross = errors.New("sent by another site's page")
+)
 
 // refuse answers with what was wrong, in words.
-func refuse(w http.ResponseWriter, err error) {
+func refuse(w http.ResponseWriter, r *http.Request, lim limits, err error) {
 	code := http.StatusInternalServerError
 	for _, c := range []struct {
 		is   error
 		code int
 	}{
+		{errCross, http.StatusForbidden},
 		{errMedia, http.StatusUnsupportedMediaType},
 		{ErrForeign, http.StatusForbidden},
 		{ErrMalformed, http.StatusBadRequest},
@@ -120,42 +130,46 @@ func refuse(w http.ResponseWriter, err error) {
 			break
 		}
 	}
-	// What is left of the body is not worth reading.
+	c := http.NewResponseController(w)
+	by := time.Now().Add(lim.read)
+	_ = errors.Join(c.EnableFullDuplex(), c.SetReadDeadline(by), c.SetWriteDeadline(by)) // what fails here fails below
 	w.Header().Set("Connection", "close")
 	if code == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "60")
 	}
 	http.Error(w, err.Error(), code)
+	if c.Flush() != nil {
+		return
+	}
+	// What is left of the body is of no use, but a connection that is closed before it came takes the answer along.
+	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, card.SlotA.Size))
 }
 
 // pace ends the request of a sender that is slow on purpose: it would keep everybody else from updating the kit.
 type pace struct {
+	limits
 	body    io.Reader
 	control *http.ResponseController
 	began   time.Time
-	read    int64
-}
-
-func newPace(c *http.ResponseController, body io.Reader) *pace {
-	return &pace{body: body, control: c, began: time.Now()}
+	got     int64
 }
 
 // Read implements io.Reader.
 func (p *pace) Read(b []byte) (int, error) {
 	now := time.Now()
-	by := now.Add(readWithin)
-	if p.read < card.MaxManifest {
-		by = p.began.Add(headerWithin)
+	by := now.Add(p.limits.read)
+	if p.got < card.MaxManifest {
+		by = p.began.Add(p.header)
 	}
-	if spent := now.Sub(p.began); spent > readWithin && p.read < int64(spent.Seconds())*minRate {
-		return 0, fmt.Errorf("%w: %d bytes in %d s", ErrSlow, p.read, int(spent.Seconds()))
+	if spent := now.Sub(p.began); spent > p.limits.read && p.got < int64(spent.Seconds()*float64(p.rate)) {
+		return 0, fmt.Errorf("%w: %d bytes in %d s", ErrSlow, p.got, int(spent.Seconds()))
 	}
 	// The server's own deadlines are those of pages.
-	if err := errors.Join(p.control.SetReadDeadline(by), p.control.SetWriteDeadline(by.Add(answerWithin))); err != nil {
+	if err := errors.Join(p.control.SetReadDeadline(by), p.control.SetWriteDeadline(by.Add(p.answer))); err != nil {
 		return 0, err
 	}
 	n, err := p.body.Read(b)
-	p.read += int64(n)
+	p.got += int64(n)
 	if errors.Is(err, io.EOF) {
 		// From here on the server reads to notice who hangs up, and a deadline would end the request's context.
 		if e := p.control.SetReadDeadline(time.Time{}); e != nil {
@@ -164,7 +178,7 @@ func (p *pace) Read(b []byte) (int, error) {
 		return n, io.EOF
 	}
 	if err != nil && !time.Now().Before(by) {
-		return n, fmt.Errorf("%w: %d bytes in %d s", ErrSlow, p.read, int(time.Since(p.began).Seconds()))
+		return n, fmt.Errorf("%w: %d bytes in %d s", ErrSlow, p.got, int(time.Since(p.began).Seconds()))
 	}
 	return n, err
 }
