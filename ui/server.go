@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -37,7 +38,9 @@ type Config struct {
 	Trace func(ctx context.Context, to string) (Trace, error)
 	// Update takes what is sent to /update by POST and leads back there; nil: there is no such page.
 	Update http.Handler
-	Log    *slog.Logger // nil discards
+	// SetClock takes the time of a browser that shows the page, see serveClock; nil: nobody is asked for it.
+	SetClock func(ctx context.Context, from netip.Addr, at time.Time) error
+	Log      *slog.Logger // nil discards
 }
 
 // Server renders a kit's status.
@@ -77,6 +80,9 @@ func New(cfg Config) (*Server, error) {
 		s.mux.HandleFunc("GET /update", s.serveUpdate)
 		s.mux.Handle("POST /update", cfg.Update)
 	}
+	if cfg.SetClock != nil {
+		s.mux.Handle("POST /clock", http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serveClock)))
+	}
 	s.mux.Handle("GET /assets/", http.StripPrefix("/assets/", http.FileServerFS(static)))
 	return s, nil
 }
@@ -96,9 +102,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Serve answers on ln until ctx ends, then closes ln. It returns nil when ctx ended it.
-func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error { return s.ServeBehind(ctx, ln, s) }
+
+// ServeBehind is Serve with a handler in front, which passes on to s what is for it.
+func (s *Server) ServeBehind(ctx context.Context, ln net.Listener, front http.Handler) error {
 	srv := &http.Server{
-		Handler:           s,
+		Handler:           front,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      20 * time.Second,

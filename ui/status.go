@@ -14,6 +14,7 @@ type Status struct {
 	Board    Board       `json:"board"`
 	Pairing  Pairing     `json:"pairing"`
 	Update   Update      `json:"update"`
+	Clock    Clock       `json:"clock"`
 	Boot     []Stage     `json:"boot"` // none where the kit did not boot from a card
 	Health   []Check     `json:"health"`
 	Counters []Counter   `json:"counters"`
@@ -90,6 +91,7 @@ type Access struct {
 	Country string `json:"country"` // whose radio rules hold; empty: what all countries allow
 	Clients int    `json:"clients"` // handsets on the air
 	Limit   int    `json:"limit"`   // of clients
+	Leases  int    `json:"leases"`  // addresses that handsets have from this kit
 	BSS     []BSS  `json:"bss"`
 }
 
@@ -132,6 +134,15 @@ type Stream struct {
 	Bytes    uint64  `json:"bytes"`
 	Lost     uint64  `json:"lost"`
 	JitterMS float64 `json:"jitter_ms"`
+}
+
+// Clock is the kit's clock of day, and what it is worth.
+type Clock struct {
+	Time         string  `json:"time"`         // RFC 3339, UTC
+	Synchronised bool    `json:"synchronised"` // somebody who knows the time told it
+	Source       string  `json:"source"`       // GPS, system, clock chip, phone, kits or none
+	AheadS       float64 `json:"ahead_s"`      // by how much it is ahead of one who knows better; it is never lowered
+	Disagreeing  int     `json:"disagreeing"`  // other kits that know the time and have another one
 }
 
 // Board is what the lights show.

@@ -57,6 +57,8 @@ type Kit struct {
 	lights     lights
 	access     *access.AP // nil: the system makes the handsets' network
 	pairing    pairing
+	network    handsetNetwork
+	clock      keeper
 	boot       *initlink.Link // nil off the card
 	update     updating
 }
@@ -110,6 +112,10 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		return nil, err
 	}
 	k.access = k.newAccess()
+	k.clock.told = make(chan told)
+	if err := k.newHandsetNetwork(); err != nil {
+		return nil, err
+	}
 	k.takeNotes(k.boot.Boot())
 	if err := k.newLinking(); err != nil {
 		k.health.Fault("firewall", err.Error())
@@ -133,6 +139,11 @@ func (k *Kit) Run(ctx context.Context) error {
 			return err
 		}
 	}
+	if k.network.dhcp != nil {
+		if err := g.Add(task.New("dhcp", k.serveDHCP), task.New("dns", k.serveNames), task.New("time", k.serveTime)); err != nil {
+			return err
+		}
+	}
 	if k.linking.links != nil {
 		// Before anything listens. Without the rules the kit serves on, and says so.
 		if err := k.applyFirewall(); err != nil {
@@ -149,6 +160,7 @@ func (k *Kit) Run(ctx context.Context) error {
 	}
 	// Ended in the reverse order: the telephony takes its bindings back while the overlay still runs.
 	if err := g.Add(
+		task.New("clock", k.keepClock),
 		task.New("lights", k.showLights),
 		task.New("interfaces", k.watchInterfaces),
 		task.New("overlay", k.overlay.run(k)),

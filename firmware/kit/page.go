@@ -15,7 +15,11 @@ import (
 
 // servePage serves the status page to the handsets and, where asked for, on a Unix socket.
 func (k *Kit) servePage(ctx context.Context, ready func()) error {
-	s, err := ui.New(ui.Config{Status: k.Status, Trace: k.trace, Update: k.update.updater.Handler("/update"), Log: k.log})
+	cfg := ui.Config{Status: k.Status, Trace: k.trace, Update: k.update.updater.Handler("/update"), Log: k.log}
+	if k.onCard() {
+		cfg.SetClock = k.phoneClock
+	}
+	s, err := ui.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -58,7 +62,11 @@ func (k *Kit) servePage(ctx context.Context, ready func()) error {
 	for i, l := range listeners {
 		all.Go(func() {
 			defer cancel()
-			errs[i] = s.Serve(ctx, l)
+			if l.Addr().Network() == "unix" {
+				errs[i] = s.Serve(ctx, l) // an operator's, by whatever name
+				return
+			}
+			errs[i] = s.ServeBehind(ctx, l, k.inFront(s))
 		})
 	}
 	all.Wait()

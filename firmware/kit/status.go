@@ -33,8 +33,10 @@ func (k *Kit) Status() ui.Status {
 	s.Pairing = k.pairingStatus()
 	k.overlayStatus(&s, now)
 	k.telephonyStatus(&s, now)
+	k.clockStatus(&s, now)
 	k.updateStatus(&s)
 	k.accessStatus(&s)
+	k.networkStatus(&s)
 	k.linksStatus(&s)
 	return s
 }

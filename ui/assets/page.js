@@ -20,3 +20,15 @@ async function refresh() {
   setTimeout(refresh, document.hidden ? 10000 : 1000);
 }
 setTimeout(refresh, 1000);
+
+// A kit that was off does not know the time; the device that shows this page does.
+async function tell() {
+  const clock = document.getElementById("clock");
+  if (clock && clock.dataset.synchronised === "false") {
+    try {
+      await fetch("/clock", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ms: Date.now() }) });
+    } catch { /* the kit is not reached: it is asked again */ }
+  }
+  setTimeout(tell, 30000);
+}
+tell();
