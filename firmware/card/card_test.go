@@ -528,3 +528,34 @@ func rootDirectory() []byte {
 	b[4*SectorSize+29] = 2 // 512 bytes
 	return b
 }
+
+// A card that was cut off anywhere in its partition table and boot partition is an error, not a panic or a wrong slot.
+func TestTruncatedCardIsAnError(t *testing.T) {
+	m := boot(t, A, "release.json")
+	end := bytes.Index(m.b, []byte("[all]"))
+	v, err := openFAT(m, Boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Every sector of what is read, and every byte of the first, of the root directory and of autoboot.txt.
+	var lengths []int
+	for n := 0; n <= end; n += SectorSize {
+		lengths = append(lengths, n)
+	}
+	at, err := v.cluster(v.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range SectorSize {
+		lengths = append(lengths, i, int(Boot.Offset)+i, int(at)+i, end+i)
+	}
+	for _, n := range lengths {
+		short := &memory{b: m.b[:n], budget: -1}
+		if s, err := Committed(short); err == nil {
+			t.Fatalf("%d bytes: slot %v is committed", n, s)
+		}
+		if err := Commit(short, B); err == nil || len(short.writes) > 0 {
+			t.Fatalf("%d bytes: commit: %v, writes %v", n, err, short.writes)
+		}
+	}
+}

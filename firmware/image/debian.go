@@ -69,8 +69,9 @@ func parseLock(s string) ([]debPackage, error) {
 
 // debs is the packages of the lock file on this machine.
 type debs struct {
-	dir  string // cache
-	list []debPackage
+	dir     string // cache
+	list    []debPackage
+	mirrors []string // roots of archives; nil is those of this machine's apt
 }
 
 func (d debs) file(p debPackage) string { return filepath.Join(d.dir, path.Base(p.path)) }
@@ -92,9 +93,11 @@ func (d debs) fetch(ctx context.Context, say func(string, ...any)) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	mirrors, err := mirrors(ctx)
-	if err != nil {
-		return err
+	if d.mirrors == nil {
+		var err error
+		if d.mirrors, err = mirrors(ctx); err != nil {
+			return err
+		}
 	}
 	say("fetching %d Debian packages\n", len(missing))
 	errs := make([]error, len(missing))
@@ -104,7 +107,7 @@ func (d debs) fetch(ctx context.Context, say func(string, ...any)) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			errs[i] = d.get(ctx, mirrors, p)
+			errs[i] = d.get(ctx, p)
 		})
 	}
 	wg.Wait()
@@ -128,22 +131,31 @@ func (d debs) check(p debPackage, file string) (err error) {
 	return nil
 }
 
-// mirrors are the roots of the archives that apt uses here.
+// mirrors are the roots of the archives that apt uses here, and after them, for machines with another distribution,
+// Debian's own.
 func mirrors(ctx context.Context) ([]string, error) {
-	out, err := run(ctx, nil, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+	out, err := run(ctx, nil, "apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages")
 	if err != nil {
 		return nil, fmt.Errorf("package sources of this machine: %w", err)
 	}
-	all := strings.Fields(string(out))
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	var all []string
+	for _, m := range append(strings.Fields(string(out)), "https://deb.debian.org/debian/", "https://deb.debian.org/debian-security/") {
+		if !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all, nil
 }
 
-func (d debs) get(ctx context.Context, mirrors []string, p debPackage) error {
-	part := d.file(p) + ".part"
-	defer os.Remove(part) //nolint:errcheck // it is gone where all went well
+func (d debs) get(ctx context.Context, p debPackage) (err error) {
+	dir, err := os.MkdirTemp(d.dir, "part-") // what fails leaves more than one file behind
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	part := filepath.Join(dir, "deb")
 	var last error
-	for _, m := range mirrors {
+	for _, m := range d.mirrors {
 		uri := strings.TrimSuffix(m, "/") + "/" + strings.ReplaceAll(p.path, "+", "%2b")
 		if _, last = run(ctx, nil, aptHelper, "-o", "APT::Sandbox::User=", "download-file", uri, part, "SHA256:"+p.sum); last == nil {
 			if last = d.check(p, part); last == nil {

@@ -91,10 +91,6 @@ func Build(ctx context.Context, o Options) (_ *Result, err error) {
 	if b.log == nil {
 		b.log = io.Discard
 	}
-	lock, err := parseLock(lockFile)
-	if err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return nil, err
 	}
@@ -104,112 +100,125 @@ func Build(ctx context.Context, o Options) (_ *Result, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
 
-	kernel, err := b.kernel(ctx, lock)
-	if err != nil {
-		return nil, fmt.Errorf("kernel: %w", err)
-	}
-	boot, err := downloadModule(ctx, bootModule, bootVersion, bootSum)
+	in, err := b.gather(ctx)
 	if err != nil {
 		return nil, err
 	}
-	release, err := b.release(ctx, kernel)
+	slot, lines, err := b.slot(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	b.time = release.Time
-
-	var daemon, compressed []byte
-	var debian tree
-	var components []component
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { daemon, err = b.daemon(gctx, release.Version); return err })
-	g.Go(func() (err error) { compressed, err = gzipped(kernel.image); return err })
-	g.Go(func() (err error) {
-		d := debs{dir: filepath.Join(o.Cache, "debs"), list: bySet(lock, systemSet)}
-		if err := d.fetch(gctx, b.say); err != nil {
-			return err
-		}
-		debian, components, err = d.unpack(gctx, systemSet, func(string) bool { return true })
-		return err
-	})
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-
-	releaseFile, err := release.Encode()
+	first, err := firstPartition(in.boot)
 	if err != nil {
 		return nil, err
 	}
-	system, err := b.system(debian, kernel, daemon, releaseFile)
-	if err != nil {
-		return nil, err
-	}
-	initrd, err := system.initrd()
-	if err != nil {
-		return nil, err
-	}
-	libraries, texts, err := b.goModules(ctx, daemon)
-	if err != nil {
-		return nil, err
-	}
-	papers := &papers{files: tree{}, used: system, debian: debian}
-	papers.files.file(goLicences, texts)
-	papers.add(libraries...)
-	if err := papers.addPackages(components); err != nil {
-		return nil, err
-	}
-	if err := papers.addKernel(kernel); err != nil {
-		return nil, err
-	}
-	if err := papers.addBoot(boot); err != nil {
-		return nil, err
-	}
-
-	slot := tree{}
-	slot.file(card.KernelFile, compressed)
-	slot.file(card.InitrdFile, initrd)
-	slot.file(card.ReleaseFile, releaseFile)
-	slot.file(card.ConfigFile, []byte(slotConfig+kernel.config))
-	slot.file(card.CmdlineFile, []byte(cmdline))
-	if err := slot.bootFiles(boot, slotBoot); err != nil {
-		return nil, err
-	}
-	for _, name := range kernel.dtbs.names() {
-		slot[name] = kernel.dtbs[name]
-	}
-	lines := papers.list(release)
-	slot.file(card.PackagesFile, []byte(strings.Join(lines, "\n")+"\n"))
-	for name, n := range papers.files {
-		slot[clean(path.Join(card.LicensesDir, name))] = n
-	}
-	first := tree{}
-	auto, err := card.AutobootFor(card.A).Render()
-	if err != nil {
-		return nil, err
-	}
-	first.file(card.AutobootFile, auto[:])
-	first.file(card.ConfigFile, []byte(bootConfig))
-	first.file(card.KitFile, []byte(KitTemplate))
-	if err := first.bootFiles(boot, partitionBoot); err != nil {
-		return nil, err
-	}
-
 	img := filepath.Join(b.work, ImageFile)
 	if err := b.image(ctx, img, first, slot); err != nil {
 		return nil, err
 	}
-	r := &Result{Image: filepath.Join(o.Out, ImageFile), Release: release, Size: card.Size, Parts: lines}
+	r := &Result{Image: filepath.Join(o.Out, ImageFile), Release: in.release, Size: card.Size, Parts: lines}
 	if r.SHA256, r.Used, err = inspect(img); err != nil {
 		return nil, err
 	}
 	for _, f := range []string{card.KernelFile, card.InitrdFile} {
-		r.Files = append(r.Files, FileSize{f, int64(len(slot["/"+f].data))})
+		r.Files = append(r.Files, FileSize{f, int64(len(slot[clean(f)].data))})
 	}
-	if err := b.publish(img, kernel, initrd, releaseFile, slot[clean(card.PackagesFile)].data); err != nil {
+	if err := b.publish(img, in.kernel, slot); err != nil {
 		return nil, err
 	}
 	r.Took = time.Since(start)
 	return r, nil
+}
+
+// inputs are what an image is made of.
+type inputs struct {
+	release    card.Release
+	kernel     *kernel
+	compressed []byte // the kernel, as the boards' firmware loads it
+	daemon     []byte
+	boot       string      // directory of the boards' firmware
+	debian     tree        // Debian's packages
+	packages   []component // which these are
+}
+
+// gather fetches and builds the inputs, as far as they do not wait for each other at the same time.
+func (b *builder) gather(ctx context.Context) (*inputs, error) {
+	lock, err := parseLock(lockFile)
+	if err != nil {
+		return nil, err
+	}
+	in := &inputs{}
+	if in.kernel, err = b.kernel(ctx, lock); err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	if in.boot, err = downloadModule(ctx, bootModule, bootVersion, bootSum); err != nil {
+		return nil, err
+	}
+	if in.release, err = b.release(ctx, in.kernel); err != nil {
+		return nil, err
+	}
+	b.time = in.release.Time
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { in.daemon, err = b.daemon(ctx, in.release.Version); return err })
+	g.Go(func() (err error) { in.compressed, err = gzipped(in.kernel.image); return err })
+	g.Go(func() (err error) {
+		d := debs{dir: filepath.Join(b.o.Cache, "debs"), list: bySet(lock, systemSet)}
+		if err := d.fetch(ctx, b.say); err != nil {
+			return err
+		}
+		in.debian, in.packages, err = d.unpack(ctx, systemSet, func(string) bool { return true })
+		return err
+	})
+	return in, g.Wait()
+}
+
+// slot makes the files of a slot, and the lines of packages.txt among them.
+func (b *builder) slot(ctx context.Context, in *inputs) (slot tree, lines []string, err error) {
+	release, err := in.release.Encode()
+	if err != nil {
+		return nil, nil, err
+	}
+	system, err := b.system(in.debian, in.kernel, in.daemon, release)
+	if err != nil {
+		return nil, nil, err
+	}
+	initrd, err := system.initrd()
+	if err != nil {
+		return nil, nil, err
+	}
+	papers, err := b.papers(ctx, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	lines = papers.list(in.release)
+
+	slot = tree{}
+	slot.file(card.KernelFile, in.compressed)
+	slot.file(card.InitrdFile, initrd)
+	slot.file(card.ReleaseFile, release)
+	slot.file(card.ConfigFile, []byte(slotConfig+in.kernel.config))
+	slot.file(card.CmdlineFile, []byte(cmdline))
+	slot.file(card.PackagesFile, []byte(strings.Join(lines, "\n")+"\n"))
+	for _, name := range in.kernel.dtbs.names() {
+		slot[name] = in.kernel.dtbs[name]
+	}
+	for name, n := range papers.files {
+		slot[clean(path.Join(card.LicensesDir, name))] = n
+	}
+	return slot, lines, slot.bootFiles(in.boot, slotBoot)
+}
+
+// firstPartition makes the files of the boot partition; boot is the directory of the boards' firmware.
+func firstPartition(boot string) (tree, error) {
+	t := tree{}
+	auto, err := card.AutobootFor(card.A).Render()
+	if err != nil {
+		return nil, err
+	}
+	t.file(card.AutobootFile, auto[:])
+	t.file(card.ConfigFile, []byte(bootConfig))
+	t.file(card.KitFile, []byte(KitTemplate))
+	return t, t.bootFiles(boot, partitionBoot)
 }
 
 // image makes the four partitions and puts them together.
@@ -253,7 +262,7 @@ func inspect(img string) (sum string, used int64, err error) {
 }
 
 // publish replaces what is in the output directory, each file whole.
-func (b *builder) publish(img string, k *kernel, initrd, release, packages []byte) error {
+func (b *builder) publish(img string, k *kernel, slot tree) error {
 	put := func(name string, data []byte) error {
 		at := filepath.Join(b.work, "publish")
 		if err := writeFile(at, data, 0o644); err != nil {
@@ -261,11 +270,13 @@ func (b *builder) publish(img string, k *kernel, initrd, release, packages []byt
 		}
 		return os.Rename(at, filepath.Join(b.o.Out, name))
 	}
-	err := errors.Join(os.RemoveAll(filepath.Join(b.o.Out, DTBDir)), os.MkdirAll(filepath.Join(b.o.Out, DTBDir), 0o755),
-		put(KernelFile, k.image), put(InitrdFile, initrd), put(card.ReleaseFile, release), put(card.PackagesFile, packages))
-	for name, n := range k.dtbs {
+	err := errors.Join(os.RemoveAll(filepath.Join(b.o.Out, DTBDir)), os.MkdirAll(filepath.Join(b.o.Out, DTBDir), 0o755), put(KernelFile, k.image))
+	for _, name := range []string{card.InitrdFile, card.ReleaseFile, card.PackagesFile} {
+		err = errors.Join(err, put(name, slot[clean(name)].data))
+	}
+	for _, name := range k.dtbs.names() {
 		if path.Dir(name) == "/" {
-			err = errors.Join(err, put(filepath.Join(DTBDir, path.Base(name)), n.data))
+			err = errors.Join(err, put(filepath.Join(DTBDir, path.Base(name)), k.dtbs[name].data))
 		}
 	}
 	return errors.Join(err, os.Rename(img, filepath.Join(b.o.Out, ImageFile)))

@@ -72,8 +72,11 @@ func kernelFromDir(dir, flavour string) (*kernel, error) {
 		return nil, err
 	}
 	versions, err := os.ReadDir(filepath.Join(dir, "lib", "modules"))
-	if err != nil || len(versions) != 1 {
-		return nil, fmt.Errorf("%s: want modules of one version: %w", dir, errors.Join(err, errors.ErrUnsupported))
+	if err != nil {
+		return nil, err
+	}
+	if len(versions) != 1 {
+		return nil, fmt.Errorf("%s: modules of %d versions: want one", dir, len(versions))
 	}
 	k.version = versions[0].Name()
 	files := tree{}
@@ -135,8 +138,11 @@ func (b *builder) debianKernel(ctx context.Context, list []debPackage) (*kernel,
 	files, parts, err := d.unpack(ctx, kernelSet, func(name string) bool {
 		return strings.HasPrefix(name, "/boot/vmlinuz-") || strings.HasPrefix(name, "/lib/modules/") || strings.Contains(name, "/broadcom/bcm2") || strings.HasSuffix(name, "/copyright")
 	})
-	if err != nil || len(parts) != 1 {
-		return nil, fmt.Errorf("want one package: %w", errors.Join(err, errors.ErrUnsupported))
+	if err != nil {
+		return nil, err
+	}
+	if len(parts) != 1 {
+		return nil, fmt.Errorf("%s: %d packages of the set %s: want one", lockName, len(parts), kernelSet)
 	}
 	k := &kernel{flavour: KernelDebian, dtbs: tree{}, source: parts[0].source, config: "upstream_kernel=1\n"}
 	for _, f := range files.names() {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path"
@@ -28,16 +29,32 @@ const (
 type papers struct {
 	files      tree
 	components []component
-	used       tree // the running system
-	debian     tree // the packages that it was taken from
+}
+
+// papers gathers those of all inputs.
+func (b *builder) papers(ctx context.Context, in *inputs) (*papers, error) {
+	libraries, texts, err := b.goModules(ctx, in.daemon)
+	if err != nil {
+		return nil, err
+	}
+	p := &papers{files: tree{}}
+	p.files.file(goLicences, texts)
+	p.files.file(sources, []byte(offer))
+	p.add(libraries...)
+	if err := p.addPackages(in.debian, in.packages); err != nil {
+		return nil, err
+	}
+	p.files.file("linux.txt", in.kernel.licence)
+	p.add(component{name: "linux", version: in.kernel.version, source: in.kernel.source, licence: "linux.txt"})
+	return p, p.addBoot(in.boot)
 }
 
 func (p *papers) add(c ...component) { p.components = append(p.components, c...) }
 
 // addPackages adds Debian's packages with their copyright files, and the texts that these refer to.
-func (p *papers) addPackages(all []component) error {
+func (p *papers) addPackages(debian tree, all []component) error {
 	for _, c := range all {
-		_, n, err := p.debian.resolve("/usr/share/doc/" + c.name + "/copyright")
+		_, n, err := debian.resolve("/usr/share/doc/" + c.name + "/copyright")
 		if err != nil {
 			return fmt.Errorf("licence of %s: %w", c.name, err)
 		}
@@ -45,18 +62,12 @@ func (p *papers) addPackages(all []component) error {
 	}
 	p.add(all...)
 	for _, name := range []string{"GPL-2", "GPL-3", "LGPL-2", "LGPL-2.1", "LGPL-3", "Apache-2.0", "Artistic", "BSD"} {
-		_, n, err := p.debian.resolve("/usr/share/common-licenses/" + name)
+		_, n, err := debian.resolve("/usr/share/common-licenses/" + name)
 		if err != nil {
 			return fmt.Errorf("licence %s: %w", name, err)
 		}
 		p.files.file(path.Join("common", name+".txt"), n.data)
 	}
-	return nil
-}
-
-func (p *papers) addKernel(k *kernel) error {
-	p.files.file("linux.txt", k.licence)
-	p.add(component{name: "linux", version: k.version, source: k.source, licence: "linux.txt"})
 	return nil
 }
 
@@ -67,7 +78,6 @@ func (p *papers) addBoot(dir string) error {
 	}
 	p.files.file("broadcom.txt", b)
 	p.add(component{name: "Raspberry Pi boot files", version: bootVersion, source: bootModule + "; for use on Raspberry Pi boards only", licence: "broadcom.txt"})
-	p.files.file(sources, []byte(offer))
 	return nil
 }
 
