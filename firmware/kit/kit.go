@@ -149,7 +149,7 @@ func (k *Kit) Run(ctx context.Context) error {
 		if err := k.applyFirewall(); err != nil {
 			k.log.Error("firewall", "err", err)
 		}
-		if err := g.Add(task.New("firewall", k.keepFirewall), task.New("cables", k.linking.links.Run)); err != nil {
+		if err := g.Add(task.New("firewall", k.keepFirewall), task.New("cables", k.runLinks)); err != nil {
 			return err
 		}
 	}

@@ -174,24 +174,43 @@ func (k *Kit) keepFirewall(ctx context.Context, ready func()) error {
 	}
 }
 
+// judgeEvery is how soon the health tree says what became of a link without an interface having changed.
+const judgeEvery = 2 * time.Second
+
+// runLinks sets the interfaces up.
+func (k *Kit) runLinks(ctx context.Context, ready func()) error {
+	return both(ctx,
+		func(ctx context.Context) error { return k.linking.links.Run(ctx, ready) },
+		func(ctx context.Context) error {
+			return every(ctx, judgeEvery, k.judgeLinks)
+		})
+}
+
+// every calls f now and then until ctx ends.
+func every(ctx context.Context, pause time.Duration, f func()) error {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		f()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 // runStation links by radio, and says how that goes.
 func (k *Kit) runStation(ctx context.Context, ready func()) error {
 	ready()
 	return both(ctx, k.linking.station.Run, func(ctx context.Context) error {
-		tick := time.NewTicker(firewallPoll)
-		defer tick.Stop()
-		for {
+		return every(ctx, judgeEvery, func() {
 			if s := k.linking.station.Snapshot(); s.Err != "" {
 				k.health.Warn("station", s.Err)
 			} else {
 				k.health.OK("station")
 			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-			}
-		}
+		})
 	})
 }
 
