@@ -45,7 +45,7 @@ func life(t *testing.T, c *memoryCard, items *memoryItems, r *rand.Rand) (boots 
 		stop := k.run(t)
 		synctest.Wait()
 		if running == 1 && k.View().State != Written {
-			_, err := k.Receive(t.Context(), bytes.NewReader(bundle(t, 2)), true)
+			_, err := k.Receive(t.Context(), bytes.NewReader(bundle(t, 2)))
 			if err != nil && c.left != 0 {
 				t.Fatalf("boot %d: %v", boots, err)
 			}

@@ -511,7 +511,7 @@ func (s *Share) fetch(ctx context.Context, p Peer) error {
 		stalled.Reset(idleSend)
 		return r.Body.Read(b)
 	}}
-	if _, err := u.Receive(ctx, in, false); err != nil {
+	if _, err := u.take(ctx, in, cancel); err != nil {
 		u.fetchFails.Add(1)
 		return err
 	}

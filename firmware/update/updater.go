@@ -255,13 +255,20 @@ func (u *Updater) withDisk(f func(Disk) error) error {
 	return errors.Join(f(d), d.Close())
 }
 
-// Receive takes a bundle from r: it reads the header, and nothing more unless this kit wants that bundle and its mission
-// signed it, then writes the slot. It returns the manifest, as far as there was one. r must end with ctx.
-func (u *Updater) Receive(ctx context.Context, r io.Reader, byPerson bool) (card.Manifest, error) {
+// Receive takes a bundle that a person brought from r: it reads the header, and nothing more unless this kit wants that
+// bundle and its mission signed it, then writes the slot. It returns the manifest, as far as there was one. r must end
+// with ctx.
+func (u *Updater) Receive(ctx context.Context, r io.Reader) (card.Manifest, error) {
+	return u.take(ctx, r, nil)
+}
+
+// take is Receive, where stop is nil. Otherwise the bundle is a neighbour's, and stop ends ctx and with it r: it is called
+// when a person brings another one meanwhile.
+func (u *Updater) take(ctx context.Context, r io.Reader, stop context.CancelFunc) (card.Manifest, error) {
 	if u == nil {
 		return card.Manifest{}, ErrNoCard
 	}
-	m, err := u.receive(ctx, r, byPerson)
+	m, err := u.receive(ctx, r, stop)
 	if err != nil {
 		u.refused.Add(1)
 		u.cfg.Log.Warn("update refused", "version", m.Release.Version, "err", err)
@@ -272,22 +279,21 @@ func (u *Updater) Receive(ctx context.Context, r io.Reader, byPerson bool) (card
 	return m, nil
 }
 
-func (u *Updater) receive(ctx context.Context, r io.Reader, byPerson bool) (card.Manifest, error) {
+func (u *Updater) receive(ctx context.Context, r io.Reader, stop context.CancelFunc) (card.Manifest, error) {
 	h, header, err := u.readHeader(r)
 	if err != nil {
 		return card.Manifest{}, err
 	}
+	byPerson := stop == nil
 	if byPerson {
 		u.interrupt(ctx)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if err = u.begin(ctx, h, header, byPerson); err == nil && !byPerson {
-		u.stop.Store(&cancel)
-		defer u.stop.Store(nil)
-	}
-	if err != nil {
+	if err := u.begin(ctx, h, header, byPerson); err != nil {
 		return h.Manifest, err
+	}
+	if !byPerson {
+		u.stop.Store(&stop)
+		defer u.stop.Store(nil)
 	}
 	u.received.Store(0)
 	u.total.Store(h.Manifest.Size)
@@ -302,8 +308,8 @@ func (u *Updater) receive(ctx context.Context, r io.Reader, byPerson bool) (card
 	}
 	var state State
 	// The loop hears of it even when whoever sent the bundle is gone; without a loop, a restart finds nothing noted.
-	end, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-	defer stop()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	defer cancel()
 	u.step(end, func(now time.Time) []Action { return u.m.Received(now, err, delay) })
 	if v := u.View(); err == nil {
 		if state = v.State; state == Refused {

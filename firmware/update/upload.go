@@ -62,7 +62,7 @@ func (u *Updater) handler(back string, lim limits) http.Handler {
 		body, form, err := bundleOf(r, p)
 		var m card.Manifest
 		if err == nil {
-			m, err = u.Receive(r.Context(), body, true)
+			m, err = u.Receive(r.Context(), body)
 		}
 		<-busy
 		switch {

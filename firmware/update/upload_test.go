@@ -162,7 +162,7 @@ func TestRefusedByTheHeaderAlone(t *testing.T) {
 		if name == "cut in the header" {
 			in.Reader = bytes.NewReader(c.header)
 		}
-		if _, err := k.Receive(t.Context(), in, true); !errors.Is(err, c.want) {
+		if _, err := k.Receive(t.Context(), in); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if in.n > len(c.header) || k.card.used != before {
