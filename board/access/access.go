@@ -27,12 +27,18 @@ import (
 const (
 	DefaultHostapd = "/usr/sbin/hostapd"
 	DefaultDir     = "/run/fieldkit/access"
-	lookAgain      = 2 * time.Second  // while there is no radio, or hostapd runs
-	startWait      = 15 * time.Second // from hostapd's start until the access point is on the air
-	switchWait     = 5 * time.Second  // for the move to another channel
-	scanWait       = 3 * time.Second
-	silences       = 3 // questions without an answer, after which hostapd is taken for dead
 )
+
+// patience is how long an AP waits for what.
+type patience struct {
+	look   time.Duration // between two looks at hostapd, or for a radio
+	start  time.Duration // from hostapd's start until the access point is on the air
+	move   time.Duration // to another channel
+	scan   time.Duration
+	silent int // questions without an answer, after which hostapd is taken for dead
+}
+
+var defaultPatience = patience{look: 2 * time.Second, start: 15 * time.Second, move: 5 * time.Second, scan: 3 * time.Second, silent: 3}
 
 // System is what an AP asks of the machine: Linux, or a simulated one.
 type System interface {
@@ -120,7 +126,8 @@ type AP struct {
 	station int
 	status  Status
 
-	dropped atomic.Uint64
+	dropped  atomic.Uint64
+	patience patience
 
 	// What follows is Run's.
 	previous int             // channel
@@ -143,7 +150,7 @@ func New(cfg Config) *AP {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	return &AP{cfg: cfg, changed: make(chan struct{}, 1), single: map[string]bool{}}
+	return &AP{cfg: cfg, changed: make(chan struct{}, 1), patience: defaultPatience, single: map[string]bool{}}
 }
 
 // Set says what is wanted from now on. Handsets on the air lose it for a second or two if that changes it.
@@ -302,7 +309,7 @@ func (a *AP) choose(want Settings) (chosen Radio, problem string, severe bool) {
 
 // pause waits until something may be different.
 func (a *AP) pause(ctx context.Context) error {
-	t := time.NewTimer(lookAgain)
+	t := time.NewTimer(a.patience.look)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -349,7 +356,7 @@ func (a *AP) channel(ctx context.Context, radio Radio, want Settings, station in
 				}
 			}
 		}
-		scan, cancel := context.WithTimeout(ctx, scanWait)
+		scan, cancel := context.WithTimeout(ctx, a.patience.scan)
 		defer cancel()
 		var err error
 		if heard, err = a.cfg.System.Scan(scan, radio.Interface, frequencies); err != nil {

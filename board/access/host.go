@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -21,8 +22,11 @@ type host struct {
 	process  *process
 	events   chan event
 	controls []*control // of each network, in their order
+	limits   []int      // of each network, as hostapd has them
 	silent   int        // questions without an answer
-	moving   time.Time  // until when it may take to be on plan.Channel; zero: it is there
+	channel  Channel    // that it is on
+	moving   time.Time  // until when it may take to be on plan.Channel; zero: nobody moves it
+	moved    bool       // hostapd said that it is on another channel
 }
 
 // host runs hostapd on a plan until ctx ends, something else is wanted (nil), or it fails.
@@ -42,7 +46,10 @@ func (a *AP) host(ctx context.Context, radio Radio, plan Plan, want Settings, re
 	life, end := context.WithCancel(ctx)
 	h := &host{
 		a: a, radio: radio, plan: plan, settings: want, events: make(chan event, maxEvents),
-		process: start(life, a.cfg.Log, a.cfg.Hostapd, conf),
+		process: start(life, a.cfg.Log, a.cfg.Hostapd, conf), channel: plan.Channel,
+	}
+	for range plan.BSSs {
+		h.limits = append(h.limits, plan.Limit)
 	}
 	defer func() {
 		for _, c := range h.controls {
@@ -63,8 +70,10 @@ func (a *AP) host(ctx context.Context, radio Radio, plan Plan, want Settings, re
 
 // begin waits for the access point to be on the air.
 func (h *host) begin(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startWait, fmt.Errorf("%w within %s", errNotStarted, startWait))
+	late := fmt.Errorf("%w within %s", errNotStarted, h.a.patience.start)
+	ctx, cancel := context.WithTimeoutCause(ctx, h.a.patience.start, late)
 	defer cancel()
+	var why error // the last attempt failed
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	for {
@@ -74,6 +83,7 @@ func (h *host) begin(ctx context.Context) error {
 				if err == nil {
 					h.controls = append(h.controls, c)
 				}
+				why = err
 			}
 		} else if s, err := h.controls[0].status(ctx); err == nil && s.state == "ENABLED" {
 			return h.onAir(ctx, s)
@@ -82,6 +92,9 @@ func (h *host) begin(ctx context.Context) error {
 		case <-h.process.done:
 			return fmt.Errorf("%w: hostapd: %w", errNotStarted, h.process.err)
 		case <-ctx.Done():
+			if why != nil && context.Cause(ctx) == late {
+				return fmt.Errorf("%w: %w", late, why)
+			}
 			return context.Cause(ctx)
 		case e := <-h.events:
 			if e.kind == disabled || e.kind == terminating {
@@ -106,14 +119,14 @@ func (h *host) onAir(ctx context.Context, s hostapdStatus) error {
 			return fmt.Errorf("handset network: %w", err)
 		}
 	}
-	h.a.previous = h.plan.Channel.Number
+	h.a.previous = h.channel.Number
 	h.show(s)
 	return nil
 }
 
 // watch serves until ctx ends, something else is wanted (nil), or the access point is not on the air any more.
 func (h *host) watch(ctx context.Context) error {
-	tick := time.NewTicker(lookAgain)
+	tick := time.NewTicker(h.a.patience.look)
 	defer tick.Stop()
 	for {
 		select {
@@ -157,6 +170,8 @@ func (h *host) heard(e event) error {
 		}
 	})
 	switch e.kind {
+	case channelSwitched:
+		h.moved = true
 	case disabled:
 		return fmt.Errorf("radio %s went away: unplugged, switched off, or its firmware crashed", h.radio.Interface)
 	case terminating:
@@ -174,38 +189,64 @@ func (h *host) look(ctx context.Context) (again bool, err error) {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
 	case err != nil:
-		if h.silent++; h.silent >= silences {
+		if h.silent++; h.silent < h.a.patience.silent {
+			return false, nil
+		}
+		select {
+		case <-h.process.done: // it says more than its silence
+			return false, fmt.Errorf("hostapd: %w", h.process.err)
+		case <-time.After(endWait / 10):
 			return false, fmt.Errorf("hostapd does not answer: %w", err)
 		}
-		return false, nil
 	case s.state != "ENABLED":
 		return false, fmt.Errorf("radio %s is not on the air: hostapd is %s", h.radio.Interface, s.state)
 	}
 	h.silent = 0
 	switch {
-	case h.moving.IsZero():
-	case s.channel == h.plan.Channel.Number:
-		h.moving = time.Time{}
-		h.a.previous = s.channel
+	case h.moved: // by move, or by a driver that follows its station link
+		h.moved, h.moving = false, time.Time{}
+		if at := slices.IndexFunc(h.radio.Channels, func(c Channel) bool { return c.Number == s.channel }); at >= 0 {
+			h.channel = h.radio.Channels[at]
+		}
+		h.plan.Channel, h.a.previous = h.channel, h.channel.Number
 		h.a.update(func(st *Status) { st.Stats.ChannelChanges++ })
-	case time.Now().After(h.moving):
+	case !h.moving.IsZero() && time.Now().After(h.moving):
 		return true, nil // it did not move: start it there
+	}
+	if err := h.share(ctx, s); err != nil {
+		return false, err
 	}
 	h.show(s)
 	return false, nil
 }
 
+// share leaves each network the places that the other one has not taken: the radio counts them together.
+func (h *host) share(ctx context.Context, s hostapdStatus) error {
+	if len(h.controls) < 2 || len(s.networks) != len(h.controls) {
+		return nil
+	}
+	total := 0
+	for _, n := range s.networks {
+		total += n.stations
+	}
+	for i, n := range s.networks {
+		limit := max(0, h.plan.Limit-(total-n.stations))
+		if limit == h.limits[i] {
+			continue
+		}
+		reply, err := h.controls[i].request(ctx, fmt.Sprintf("SET max_num_sta %d", limit))
+		if err != nil || string(reply) != "OK\n" {
+			return fmt.Errorf("limit of %s: %w", h.plan.BSSs[i].Interface, errors.Join(err, errReply))
+		}
+		h.limits[i] = limit
+	}
+	return nil
+}
+
 // show makes the status of what hostapd said.
 func (h *host) show(s hostapdStatus) {
 	h.a.update(func(st *Status) {
-		st.Enabled, st.Radio, st.Channel, st.Clients = true, h.radio, h.plan.Channel, 0
-		if c := s.channel; c != 0 && c != st.Channel.Number {
-			for _, on := range h.radio.Channels {
-				if on.Number == c {
-					st.Channel = on // it moves still, or hostapd moved by itself
-				}
-			}
-		}
+		st.Enabled, st.Radio, st.Channel, st.Clients = true, h.radio, h.channel, 0
 		st.Networks = nil
 		for i, n := range h.plan.BSSs {
 			network := Network{Interface: n.Interface, SSID: n.SSID}
@@ -264,7 +305,7 @@ func (h *host) move(ctx context.Context, to Channel) bool {
 	if err != nil || string(reply) != "OK\n" {
 		return false
 	}
-	h.moving = time.Now().Add(switchWait)
+	h.moving = time.Now().Add(h.a.patience.move)
 	return true
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	nl "github.com/mdlayher/netlink"
 	"github.com/mdlayher/wifi"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -138,8 +139,12 @@ func addressesOf(p *wifi.PHY) (addresses []net.HardwareAddr, mask net.HardwareAd
 	if m := p.Extra[unix.NL80211_ATTR_MAC_MASK]; len(m) == 6 {
 		mask = slices.Clone(m)
 	}
-	// Nested: the address is the value of each element.
-	for _, a := range nested(p.Extra[unix.NL80211_ATTR_MAC_ADDRS]) {
+	// Nested, and marked as that or not: the address is the value of each element.
+	list := p.Extra[unix.NL80211_ATTR_MAC_ADDRS]
+	if list == nil {
+		list = p.Extra[unix.NL80211_ATTR_MAC_ADDRS|nl.Nested]
+	}
+	for _, a := range nested(list) {
 		if len(a.Data) == 6 && len(addresses) < maxRadios {
 			addresses = append(addresses, slices.Clone(a.Data))
 		}

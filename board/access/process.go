@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -80,7 +81,10 @@ func run(ctx context.Context, log *slog.Logger, program string, args []string) e
 	return err
 }
 
-// tail keeps the last lines that a program said.
+// eventLine is a line that tells what happens to an interface or a handset, and not why hostapd cannot go on.
+var eventLine = regexp.MustCompile(`^(\S+: (AP|CTRL-EVENT|INTERFACE|EAPOL|STA|IEEE|interface state)\b|CTRL_IFACE monitor)`)
+
+// tail keeps the last lines that a program said, besides events.
 type tail struct {
 	log   *slog.Logger
 	lines []string
@@ -101,6 +105,9 @@ func (t *tail) read(r io.Reader) {
 			continue
 		}
 		t.log.Debug("hostapd", "says", text)
+		if eventLine.MatchString(text) {
+			continue
+		}
 		t.lines = append(t.lines, text)
 		if len(t.lines) > keptLines {
 			t.lines = t.lines[1:]

@@ -23,13 +23,17 @@ const (
 func native16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
 func native32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
 
-// nested reads attributes inside an attribute, none where they are broken.
+// nested reads attributes inside an attribute, none where they are broken. What their type says of their contents is
+// left out of it.
 func nested(b []byte) []nl.Attribute {
-	a, err := nl.UnmarshalAttributes(b)
+	list, err := nl.UnmarshalAttributes(b)
 	if err != nil {
 		return nil
 	}
-	return a
+	for i := range list {
+		list[i].Type &^= nl.Nested | nl.NetByteOrder
+	}
+	return list
 }
 
 // Scan asks the kernel for a scan and waits for its end. The interface is switched on for it.
