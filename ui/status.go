@@ -37,7 +37,7 @@ type Kit struct {
 	Name       string  `json:"name"`
 	Mission    string  `json:"mission"`
 	Overlay    string  `json:"overlay"`
-	Founded    bool    `json:"founded"` // the mission is this kit's own: it had none and serves its handsets alone
+	Founded    bool    `json:"founded"` // this kit made the mission itself, as it was given none
 	Version    string  `json:"version"`
 	UptimeS    float64 `json:"uptime_s"`
 	JoinedMS   float64 `json:"joined_ms"` // from process start until it first shared a ring with another kit; 0 while alone

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,9 @@ import (
 	"fieldkit/overlay/enrol"
 	"fieldkit/ui"
 )
+
+// founderItem is the overlay and the name of the kit that let this one in there, for people.
+const founderItem = "founder-name"
 
 // ErrRestart is how Run ends when the kit is another one now: it joined another mission, or it was erased. New makes the
 // one that it is.
@@ -93,7 +97,7 @@ var advice = map[pair.Why]string{
 	pair.Nobody:  "hold the buttons of both for 5 s, and look whether a cable leads from one to the other",
 	pair.Crowd:   "try again with two, where no third is pressed",
 	pair.Foreign: "erase one of them first: hold its button for 15 s",
-	pair.Keyless: "press the kit that founded the mission, or take a card that was made from its file",
+	pair.Keyless: "take a card that was made from the mission's file",
 	pair.Broken:  "try again; if the codes differed, somebody is between them",
 }
 
@@ -107,8 +111,13 @@ func (k *Kit) tellPairing(s pair.Status) {
 		text += fmt.Sprintf(" with %.64q", s.Peer.Name)
 	}
 	text += ": " + s.Why.String()
-	if a := advice[s.Why]; a != "" {
-		text += "; " + a
+	switch {
+	case s.Why == pair.Keyless && s.Self.Alone && s.Peer.Founder != "":
+		text += fmt.Sprintf("; press this one and %.64q, which founded it", s.Peer.Founder)
+	case s.Why == pair.Keyless && !s.Self.Alone && s.Self.Founder != "":
+		text += fmt.Sprintf("; press %.64q, which founded it, and the other one", s.Self.Founder)
+	case advice[s.Why] != "":
+		text += "; " + advice[s.Why]
 	}
 	k.health.Warn("pairing", text)
 }
@@ -171,8 +180,14 @@ func (m membership) Facts() (pair.Facts, error) {
 		Kit: k.id.NodeID().String(), Number: k.number, Name: k.name, Overlay: now.Overlay, Mission: now.Name, Key: hex.EncodeToString(key[:]),
 	}
 	if !now.Founded {
+		if b, err := k.store.Load(founderItem); err == nil {
+			if name, ok := strings.CutPrefix(string(b), now.Overlay+"\n"); ok { // not of a mission before
+				f.Founder = name
+			}
+		}
 		return f, nil
 	}
+	f.Founder = k.name
 	switch _, err := mission.Founder(k.cfg.StateDir, now); {
 	case err == nil:
 		f.Admits = true
@@ -229,9 +244,9 @@ func (m membership) Admit(account, password string) (*pair.Admission, error) {
 
 // Join implements pair.Membership. The kit keeps its key; the mission, its Wi-Fi and its accounts are those of the other
 // kit from the next start on, and its own accounts too where nobody has their name or number there.
-func (m membership) Join(ctx context.Context, offer []byte, account, password string, dial func(context.Context) (net.Conn, error)) error {
+func (m membership) Join(ctx context.Context, i pair.Invitation) error {
 	k := m.k
-	theirs, err := mission.Parse(offer)
+	theirs, err := mission.Parse(i.Offer)
 	if err != nil {
 		return fmt.Errorf("offered mission: %w", err)
 	}
@@ -242,8 +257,8 @@ func (m membership) Join(ctx context.Context, offer []byte, account, password st
 	for _, r := range theirs.Document().RootCerts {
 		roots.AddCert(r)
 	}
-	client := &enrol.Client{Roots: roots, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
-	id, err := client.Enrol(ctx, theirs.Document(), enrol.Request{Account: account, Password: password, Key: k.id.Key()})
+	client := &enrol.Client{Roots: roots, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return i.Dial(ctx) }}
+	id, err := client.Enrol(ctx, theirs.Document(), enrol.Request{Account: i.Account, Password: i.Password, Key: k.id.Key()})
 	if err != nil {
 		return fmt.Errorf("enrolment in mission %q: %w", theirs.Name, err)
 	}
@@ -253,6 +268,9 @@ func (m membership) Join(ctx context.Context, offer []byte, account, password st
 		return fmt.Errorf("membership of mission %q not kept: %w", theirs.Name, err)
 	}
 	k.pairing.joined.Store(true)
+	if err := k.store.Save(founderItem, []byte(theirs.Overlay+"\n"+i.Host.Name)); err != nil {
+		k.log.Warn("who founded the mission not kept", "err", err) // only people want to know
+	}
 	k.log.Info("joined another mission", "mission", theirs.Name, "node", id.NodeID())
 	return nil
 }

@@ -303,8 +303,13 @@ func TestKitsWithoutAMissionArePaired(t *testing.T) {
 	// A member that founded nothing lets nobody in, and says who can.
 	third.say("pair")
 	guest.say("pair")
-	third.until("refused", warns("pairing"))
-	guest.until("refused", warns("pairing"))
+	for _, b := range []*boxed{third, guest} {
+		s := b.until("refused", warns("pairing"))
+		i := slices.IndexFunc(s.Health, func(c ui.Check) bool { return c.Name == "pairing" })
+		if !strings.Contains(s.Health[i].Cause, "cannot let it in") || !strings.Contains(s.Health[i].Cause, before[host].Kit.Name) {
+			t.Errorf("%s: %q", b.name, s.Health[i].Cause)
+		}
+	}
 	pairBoxes(t, third, host)
 	third.until("in a ring of three", ringOf(3))
 	host.until("in a ring of three", ringOf(3))

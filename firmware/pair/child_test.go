@@ -71,17 +71,17 @@ func (m memory) Admit(account, password string) (*Admission, error) {
 	}, nil
 }
 
-func (m memory) Join(ctx context.Context, offer []byte, account, password string, dial func(context.Context) (net.Conn, error)) error {
+func (m memory) Join(ctx context.Context, i Invitation) error {
 	c := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return i.Dial(ctx) },
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 	}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://kit/", nil)
 	if err != nil {
 		return err
 	}
-	req.SetBasicAuth(account, password)
+	req.SetBasicAuth(i.Account, i.Password)
 	r, err := c.Do(req)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (m memory) Join(ctx context.Context, offer []byte, account, password string
 	if r.StatusCode != http.StatusOK {
 		return fmt.Errorf("status %d", r.StatusCode)
 	}
-	m.say(said{Joined: string(offer)})
+	m.say(said{Joined: string(i.Offer)})
 	return nil
 }
 

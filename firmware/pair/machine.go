@@ -211,7 +211,7 @@ func (m *Machine) meet(now time.Time, met *Meeting) []Action {
 	if acts := m.hear(now, Event{Kind: Heard, ID: met.Session}); m.Stage != Searching {
 		return acts
 	}
-	m.Peer = met.Peer
+	m.Self, m.Peer = met.Self, met.Peer
 	role, why := Decide(met.Self, met.Peer)
 	if why != Paired {
 		return m.end(now, why)

@@ -49,6 +49,7 @@ type Facts struct {
 	Name    string `json:"name"`    // of the kit, for people
 	Overlay string `json:"overlay"` // of its mission
 	Mission string `json:"mission"` // name of that, for people
+	Founder string `json:"founder"` // which kit founded that, for people; "" if nobody knows
 	Key     string `json:"key"`     // SHA-256 of its public key, in hex: its account where it enrols
 	Alone   bool   `json:"alone"`   // it founded its mission, and nobody else is in it
 	Admits  bool   `json:"admits"`  // it has the root key of its mission
@@ -61,7 +62,7 @@ func (f Facts) check() error {
 			return fmt.Errorf("%w: identity %.80q", errProtocol, s)
 		}
 	}
-	for _, s := range []string{f.Name, f.Mission, f.Overlay} {
+	for _, s := range []string{f.Name, f.Mission, f.Overlay, f.Founder} {
 		if len(s) > 4*maxName || !utf8.ValidString(s) {
 			return fmt.Errorf("%w: name of %d bytes", errProtocol, len(s))
 		}
@@ -156,7 +157,8 @@ type Status struct {
 	Stage     Stage
 	Code      uint32 // while Comparing and Joining: of both kits, shown by what the board makes of it
 	Confirmed bool   // here, while Comparing
-	Peer      Facts  // the other kit, from Comparing on
+	Self      Facts  // this kit, and
+	Peer      Facts  // the other one, once they met
 	Role      Role
 	Why       Why // once Ended
 }

@@ -18,9 +18,18 @@ type Membership interface {
 	Facts() (Facts, error)
 	// Admit opens an account for one kit that may enrol once.
 	Admit(account, password string) (*Admission, error)
-	// Join enrols with the account by the mission that the other kit offers, at the server that dial leads to, and keeps
-	// what it gets. Once it returns nil the kit is a member there; nothing is changed before.
-	Join(ctx context.Context, offer []byte, account, password string, dial func(context.Context) (net.Conn, error)) error
+	// Join enrols by an invitation and keeps what it gets. Once it returns nil the kit is a member there; nothing is
+	// changed before.
+	Join(ctx context.Context, i Invitation) error
+}
+
+// Invitation is what a kit joins another by.
+type Invitation struct {
+	Host              Facts  // the other kit
+	Offer             []byte // its mission
+	Account, Password string // that hold once
+	// Dial connects to its enrolment server.
+	Dial func(ctx context.Context) (net.Conn, error)
 }
 
 // Admission is what Admit opened.

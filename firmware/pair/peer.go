@@ -154,10 +154,13 @@ func (s *session) guest(p *peer, at netip.AddrPort) error {
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
-	dial := func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "tcp6", at.String())
-	}
-	if err := s.p.cfg.Membership.Join(s.ctx, offer, p.met.Self.Key, p.met.Password, dial); err != nil {
+	err := s.p.cfg.Membership.Join(s.ctx, Invitation{
+		Host: p.met.Peer, Offer: offer, Account: p.met.Self.Key, Password: p.met.Password,
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp6", at.String())
+		},
+	})
+	if err != nil {
 		return err
 	}
 	if err := p.say(message{Done: true}, meetTimeout); err != nil {
