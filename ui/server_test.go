@@ -175,3 +175,52 @@ func TestAge(t *testing.T) {
 		}
 	}
 }
+
+// The one page that sends something may do so to this kit alone, works without scripts, and shows what becomes of it.
+func TestUpdatePage(t *testing.T) {
+	st := Status{Kit: Kit{Name: "Hut", Number: 101}, Update: Update{
+		State: "receiving", Version: "v1", Slot: "A", New: Bundle{Version: "<v2>", Written: 5e6, Size: 20e6},
+		Last: Outcome{State: "rolled back", Version: "v2", Why: "SIP: no answer"}, Offered: Release{Version: "v3"},
+	}}
+	posted := 0
+	s, err := New(Config{Status: func() Status { return st }, Update: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { posted++ })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(method string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(method, "/update", nil))
+		return w
+	}
+	w := get(http.MethodGet)
+	body := w.Body.String()
+	for _, want := range []string{
+		`method="post" action="/update" enctype="multipart/form-data"`, `name="bundle"`, "&lt;v2&gt;", "5.0 MB of 20.0 MB",
+		"rolled back: v2: SIP: no answer", "v3", `<noscript><meta http-equiv="refresh"`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in the page", want)
+		}
+	}
+	if p := w.Header().Get("Content-Security-Policy"); !strings.Contains(p, "form-action 'self'") || !strings.Contains(p, "default-src 'none'") {
+		t.Errorf("policy %q", p)
+	}
+	if get(http.MethodPost); posted != 1 {
+		t.Error("what is posted does not get to its handler")
+	}
+	// A page that reloads itself would take away the file that somebody is choosing.
+	st.Update.State = "idle"
+	if strings.Contains(get(http.MethodGet).Body.String(), "http-equiv=\"refresh\"") {
+		t.Error("it reloads while nothing happens")
+	}
+	st.Update = Update{}
+	if body := get(http.MethodGet).Body.String(); strings.Contains(body, "<form") || !strings.Contains(body, "does not run from a card") {
+		t.Error("a form without a card")
+	}
+	if s, err = New(Config{Status: func() Status { return st }}); err != nil {
+		t.Fatal(err)
+	}
+	if w := get(http.MethodPost); w.Code != http.StatusMethodNotAllowed && w.Code != http.StatusNotFound {
+		t.Errorf("posted to nobody: %d", w.Code)
+	}
+}

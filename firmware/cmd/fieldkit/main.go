@@ -45,6 +45,8 @@ type commands struct {
 	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`
 	Phone   phoneCommand     `cmd:"" help:"A SIP phone that sends a tone and measures what it hears."`
 	Sim     simCommand       `cmd:"" help:"Simulate overlays of many kits in virtual time."`
+	Sign    signCommand      `cmd:"" help:"Sign an image as an update for the kits of a mission."`
+	Update  updateCommand    `cmd:"" help:"Send a kit a new system, and follow it until it is committed or rolled back."`
 	Version kong.VersionFlag `help:"Print the version."`
 }
 
@@ -61,7 +63,7 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fieldkit:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
