@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"math"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,15 +17,39 @@ import (
 	"fieldkit/board/sntp"
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
+	"fieldkit/firmware/config"
 	"fieldkit/overlay/wire"
 	"fieldkit/ui"
 )
 
 // keeper keeps the kit's clock. Its task owns the rules; what the others see is a picture.
 type keeper struct {
+	device  clockDevice // nil: the system keeps its clock, or nobody does
 	told    chan told
 	picture atomic.Pointer[clockPicture]
 }
+
+// clockDevice is the board's clock: the system's, and the chip that keeps it while the power is off.
+type clockDevice interface {
+	Now() time.Time
+	Set(at time.Time) error        // at once
+	Slow(lose time.Duration) error // until it has lost that much, without going back
+	ReadChip() (time.Time, error)  // fs.ErrNotExist where there is none
+	SetChip(at time.Time) error    // as ReadChip
+	Receivers() []string           // serial devices that may be GPS receivers
+	OpenReceiver(path string) (io.ReadCloser, error)
+}
+
+// systemClock is that of the machine.
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                                  { return time.Now() }
+func (systemClock) Set(at time.Time) error                          { return clock.Set(at) }
+func (systemClock) Slow(lose time.Duration) error                   { return clock.Slow(lose) }
+func (systemClock) ReadChip() (time.Time, error)                    { return clock.ReadChip() }
+func (systemClock) SetChip(at time.Time) error                      { return clock.SetChip(at) }
+func (systemClock) Receivers() []string                             { return clock.Receivers() }
+func (systemClock) OpenReceiver(path string) (io.ReadCloser, error) { return clock.OpenReceiver(path) }
 
 // told is a time that a source has, and how it was taken.
 type told struct {
@@ -46,7 +69,6 @@ type clockPicture struct {
 }
 
 const (
-	clockItem    = "clock"
 	clockSave    = 15 * time.Minute // at most that much of the certain time is lost with the power
 	clockAsk     = 10 * time.Second // how often other kits are asked while there is something to agree on,
 	clockAskIdle = 5 * time.Minute  // and afterwards
@@ -67,23 +89,27 @@ func (c *keeper) now() clockPicture {
 // synchronised tells whether the clock was set by somebody who knows the time.
 func (c *keeper) synchronised() bool { return c.now().synchronised }
 
-// onCard is whether the clock is the kit's to set.
-func (k *Kit) onCard() bool { return k.boot != nil }
+// newClock makes the kit keep its board's clock, if the board is its own.
+func (k *Kit) newClock() {
+	k.clock.told = make(chan told)
+	if k.boot != nil {
+		k.clock.device = systemClock{}
+	}
+}
 
 func (k *Kit) instant() clock.Instant {
-	now := time.Now()
-	return clock.Instant{Wall: now.Round(0), Steady: now.Sub(k.started)}
+	return clock.Instant{Wall: k.clock.device.Now().Round(0), Steady: time.Since(k.started)}
 }
 
 // keepClock owns the rules until ctx ends.
 func (k *Kit) keepClock(ctx context.Context, ready func()) error {
-	if !k.onCard() {
+	if k.clock.device == nil {
 		return k.watchClock(ctx, ready)
 	}
 	certain, chip := k.certainTime()
 	rules, unset := clock.New(k.instant(), certain, chip), !chip
-	if behind := certain.Sub(time.Now()); behind > 0 {
-		if err := clock.Set(certain); err != nil {
+	if certain.After(k.clock.device.Now()) {
+		if err := k.clock.device.Set(certain); err != nil {
 			return err
 		}
 	}
@@ -148,12 +174,16 @@ func (k *Kit) watchClock(ctx context.Context, ready func()) error {
 	}
 }
 
+// firstKit is before any kit was made.
+var firstKit = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // certainTime is the latest of the times that are certainly past: when the system was made, what was saved, what the
 // board's clock chip says. chip is whether that one is to be believed: a chip whose battery was empty begins in a past
 // that the others know to be over.
 func (k *Kit) certainTime() (certain time.Time, chip bool) {
+	certain = firstKit
 	if b, err := os.ReadFile(card.RuntimeRelease); err == nil {
-		if r, err := card.ParseRelease(b); err == nil {
+		if r, err := card.ParseRelease(b); err == nil && r.Time.After(certain) {
 			certain = r.Time
 		}
 	}
@@ -162,8 +192,8 @@ func (k *Kit) certainTime() (certain time.Time, chip bool) {
 	} else if saved.After(certain) {
 		certain = saved
 	}
-	t, err := clock.ReadChip()
-	if err != nil || certain.IsZero() || t.Before(certain.Add(-clock.Apart)) || t.After(certain.AddDate(15, 0, 0)) {
+	t, err := k.clock.device.ReadChip()
+	if err != nil || t.Before(certain.Add(-clock.Apart)) || t.After(certain.AddDate(15, 0, 0)) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			k.log.Warn("clock", "err", err)
 		}
@@ -173,22 +203,23 @@ func (k *Kit) certainTime() (certain time.Time, chip bool) {
 }
 
 func (k *Kit) savedClock() (time.Time, error) {
-	b, err := k.store.Load(clockItem)
+	b, err := k.store.Load(config.ClockItem)
 	if errors.Is(err, store.ErrNotFound) {
 		return time.Time{}, nil
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("saved time: %w", err)
 	}
-	s, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil || s < 0 || s > math.MaxUint32 {
-		return time.Time{}, fmt.Errorf("saved time: %q", b)
+	t, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(b)))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("saved time: %w", err)
 	}
-	return time.Unix(s, 0).UTC(), nil
+	return t.UTC(), nil
 }
 
+// saveClock has PID 1 begin at that time when the kit starts next.
 func (k *Kit) saveClock(certain time.Time) error {
-	if err := k.store.Save(clockItem, strconv.AppendInt(nil, certain.Unix(), 10)); err != nil {
+	if err := k.store.Save(config.ClockItem, []byte(certain.UTC().Format(time.RFC3339Nano))); err != nil {
 		return fmt.Errorf("saved time: %w", err)
 	}
 	return nil
@@ -196,7 +227,7 @@ func (k *Kit) saveClock(certain time.Time) error {
 
 // setChip gives a clock chip that did not know the time what the kit knows now.
 func (k *Kit) setChip() {
-	if err := clock.SetChip(time.Now()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := k.clock.device.SetChip(k.clock.device.Now()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.log.Warn("clock", "err", err)
 	}
 }
@@ -204,13 +235,13 @@ func (k *Kit) setChip() {
 // changeClock does what the rules decided.
 func (k *Kit) changeClock(c clock.Change, source clock.Source) error {
 	if c.Lose > 0 {
-		return clock.Slow(c.Lose)
+		return k.clock.device.Slow(c.Lose)
 	}
 	if c.Set.IsZero() {
 		return nil
 	}
-	by := time.Until(c.Set)
-	if err := clock.Set(c.Set); err != nil {
+	by := c.Set.Sub(k.clock.device.Now())
+	if err := k.clock.device.Set(c.Set); err != nil {
 		return err
 	}
 	k.log.Info("clock set", "forward", by.Round(time.Millisecond), "source", source)
@@ -222,7 +253,7 @@ func (k *Kit) showClock(r *clock.Rules) {
 	before := k.clock.now()
 	p := &clockPicture{source: r.Source(), synchronised: r.Synchronised(), ahead: r.Ahead(), apart: r.Disagreeing(), set: before.set}
 	if p.synchronised && (!before.synchronised || p.source == clock.GPS || p.source != before.source) {
-		p.set = time.Now()
+		p.set = k.clock.device.Now()
 	}
 	k.clock.picture.Store(p)
 	switch {
@@ -262,7 +293,7 @@ func (k *Kit) clockClaims(ctx context.Context) []clock.Claim {
 				return // it is gone, or busy: the others say enough
 			}
 			// The answer was made half a round trip ago.
-			c := clock.Claim{Offset: p.Time.Add(p.RTT / 2).Sub(time.Now().Round(0)), Synchronised: p.Synchronised}
+			c := clock.Claim{Offset: p.Time.Add(p.RTT / 2).Sub(k.clock.device.Now().Round(0)), Synchronised: p.Synchronised}
 			mu.Lock()
 			claims = append(claims, c)
 			mu.Unlock()
@@ -281,7 +312,7 @@ func (k *Kit) watchReceivers(ctx context.Context) error {
 	tick := time.NewTicker(clockGlance)
 	defer tick.Stop()
 	for {
-		for _, path := range clock.Receivers() {
+		for _, path := range k.clock.device.Receivers() {
 			mu.Lock()
 			busy := open[path]
 			open[path] = true
@@ -307,7 +338,7 @@ func (k *Kit) watchReceivers(ctx context.Context) error {
 }
 
 func (k *Kit) readReceiver(ctx context.Context, path string) error {
-	f, err := clock.OpenReceiver(path)
+	f, err := k.clock.device.OpenReceiver(path)
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func New(cfg *config.Config, o Options) (*Kit, error) {
 		return nil, err
 	}
 	k.access = k.newAccess()
-	k.clock.told = make(chan told)
+	k.newClock()
 	if err := k.newHandsetNetwork(); err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 // servePage serves the status page to the handsets and, where asked for, on a Unix socket.
 func (k *Kit) servePage(ctx context.Context, ready func()) error {
 	cfg := ui.Config{Status: k.Status, Trace: k.trace, Update: k.update.updater.Handler("/update"), Log: k.log}
-	if k.onCard() {
+	if k.clock.device != nil {
 		cfg.SetClock = k.phoneClock
 	}
 	s, err := ui.New(cfg)
