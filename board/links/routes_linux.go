@@ -19,17 +19,27 @@ const (
 
 var multicast4 = netip.MustParsePrefix("224.0.0.0/4")
 
-// routes are those of one interface: the networks that its addresses are in, by that interface, and in the main table
-// the way for IPv4 multicast, which without a default route would have none.
+// metric orders the interfaces for what is sent from no address in particular: a cable first, and last the kit's own radio
+// cell, where kits are that will rather speak first.
+func (p *port) metric() int {
+	base := map[Kind]int{Cable: 1000, Station: 2000, AccessPoint: 3000}
+	return base[p.kind] + min(p.index, 999)
+}
+
+// routes are those of one interface: the networks that its addresses are in, for what is sent from them by that interface
+// alone and for others by the best one, and the way for IPv4 multicast, which without a default route would have none.
 func (r *runner) routes(p *port) error {
-	table := tableBase + p.index
-	want := []netlink.Route{{LinkIndex: p.index, Table: table, Dst: ipNet(p.ula.Masked()), Family: netlink.FAMILY_V6, Scope: unix.RT_SCOPE_UNIVERSE}}
+	table, prefix := tableBase+p.index, ipNet(p.ula.Masked())
+	want := []netlink.Route{
+		{LinkIndex: p.index, Table: table, Dst: prefix, Family: netlink.FAMILY_V6},
+		{LinkIndex: p.index, Table: unix.RT_TABLE_MAIN, Dst: prefix, Family: netlink.FAMILY_V6, Priority: p.metric()},
+	}
 	if p.claim != nil && p.claim.address().IsValid() {
 		src := p.claim.address().AsSlice()
 		want = append(want,
 			netlink.Route{LinkIndex: p.index, Table: table, Dst: ipNet(linkLocal4), Scope: unix.RT_SCOPE_LINK, Src: src},
-			// The metric keeps those of several interfaces apart.
-			netlink.Route{LinkIndex: p.index, Table: unix.RT_TABLE_MAIN, Dst: ipNet(multicast4), Scope: unix.RT_SCOPE_LINK, Priority: p.index})
+			netlink.Route{LinkIndex: p.index, Table: unix.RT_TABLE_MAIN, Dst: ipNet(linkLocal4), Scope: unix.RT_SCOPE_LINK, Src: src, Priority: p.metric()},
+			netlink.Route{LinkIndex: p.index, Table: unix.RT_TABLE_MAIN, Dst: ipNet(multicast4), Scope: unix.RT_SCOPE_LINK, Priority: p.metric()})
 	}
 	var errs []error
 	for _, w := range want {

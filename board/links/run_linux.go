@@ -284,7 +284,8 @@ func (r *runner) addULA(p *port, link netlink.Link) error {
 			return nil
 		}
 	}
-	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p.ula)}); err != nil && !errors.Is(err, unix.EEXIST) {
+	// Without the kernel's route, which would have one metric on every interface; see routes.
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p.ula), Flags: unix.IFA_F_NOPREFIXROUTE}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("interface %s: address %v: %w", p.name, p.ula, err)
 	}
 	return nil
@@ -316,7 +317,7 @@ func (r *runner) doOne(p *port, a action) error {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: p.name, Index: p.index}}
 	addr := &netlink.Addr{
 		IPNet:     ipNet(netip.PrefixFrom(a.addr, linkLocal4.Bits())),
-		Broadcast: net.IPv4(169, 254, 255, 255), Scope: unix.RT_SCOPE_LINK,
+		Broadcast: net.IPv4(169, 254, 255, 255), Scope: unix.RT_SCOPE_LINK, Flags: unix.IFA_F_NOPREFIXROUTE,
 	}
 	switch a.act {
 	case probe, announce:
