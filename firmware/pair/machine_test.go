@@ -15,6 +15,11 @@ func facts(b byte, alone, admits bool) Facts {
 	return Facts{Kit: x.String() + x.String(), Key: x.String() + x.String(), Overlay: string('a' + rune(b)), Mission: "m", Alone: alone, Admits: admits}
 }
 
+func pressed(f Facts, ago time.Duration) Facts {
+	f.Pressed = ago
+	return f
+}
+
 func TestDecideIsTheSameAtBothKits(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -22,7 +27,8 @@ func TestDecideIsTheSameAtBothKits(t *testing.T) {
 		role Role // of a
 		why  Why
 	}{
-		{"two new kits, the lower hosts", facts(1, true, true), facts(2, true, true), Host, Paired},
+		{"two new kits, the one pressed first hosts", pressed(facts(2, true, true), 9*time.Second), pressed(facts(1, true, true), 8*time.Second), Host, Paired},
+		{"pressed at once, the lower hosts", facts(1, true, true), facts(2, true, true), Host, Paired},
 		{"a new kit and a founder with others", facts(1, true, true), facts(2, false, true), Guest, Paired},
 		{"a new kit and a member", facts(1, true, true), facts(2, false, false), None, Keyless},
 		{"two founders with others", facts(1, false, true), facts(2, false, true), None, Foreign},

@@ -179,6 +179,9 @@ func TestMeetingsThatAreNone(t *testing.T) {
 		{"long name", func(t *testing.T, c *tls.Conn) {
 			frames(t, c, hello{Facts: long, Commit: commitment(nonce)}, opening{Nonce: nonce})
 		}, false, "name"},
+		{"pressed in the future", func(t *testing.T, c *tls.Conn) {
+			frames(t, c, hello{Facts: pressed(good, -time.Second), Commit: commitment(nonce)}, opening{Nonce: nonce})
+		}, false, "pressed"},
 		{"odd Node-ID", func(t *testing.T, c *tls.Conn) {
 			frames(t, c, hello{Facts: odd, Commit: commitment(nonce)}, opening{Nonce: nonce})
 		}, false, "identity"},

@@ -13,6 +13,7 @@
 package pair
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -53,6 +54,8 @@ type Facts struct {
 	Key     string `json:"key"`     // SHA-256 of its public key, in hex: its account where it enrols
 	Alone   bool   `json:"alone"`   // it founded its mission, and nobody else is in it
 	Admits  bool   `json:"admits"`  // it has the root key of its mission
+	// Pressed is how long ago its button was, when it said this; a Pairer fills it in.
+	Pressed time.Duration `json:"pressed"`
 }
 
 // check bounds what a stranger said.
@@ -66,6 +69,9 @@ func (f Facts) check() error {
 		if len(s) > 4*maxName || !utf8.ValidString(s) {
 			return fmt.Errorf("%w: name of %d bytes", errProtocol, len(s))
 		}
+	}
+	if f.Pressed < 0 || f.Pressed > 2*Window {
+		return fmt.Errorf("%w: pressed %v ago", errProtocol, f.Pressed)
 	}
 	if f.Number < 0 || f.Number > 999 {
 		return fmt.Errorf("%w: kit number %d", errProtocol, f.Number)
@@ -111,7 +117,7 @@ const (
 )
 
 // Decide tells which of two kits lets the other in, or why neither does. Both kits decide alike from what they said of
-// themselves. Of two that are alone and could, the one with the lower Node-ID does.
+// themselves. Of two that are alone and could, the one that was pressed first does, so that people can choose it.
 func Decide(mine, theirs Facts) (Role, Why) {
 	switch {
 	case mine.Overlay == theirs.Overlay:
@@ -119,7 +125,7 @@ func Decide(mine, theirs Facts) (Role, Why) {
 	case !mine.Alone && !theirs.Alone:
 		return None, Foreign
 	case mine.Alone && theirs.Alone && mine.Admits && theirs.Admits:
-		if mine.Kit < theirs.Kit {
+		if c := cmp.Or(cmp.Compare(theirs.Pressed, mine.Pressed), cmp.Compare(mine.Kit, theirs.Kit)); c < 0 {
 			return Host, Paired
 		}
 		return Guest, Paired

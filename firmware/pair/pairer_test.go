@@ -21,7 +21,7 @@ func TestTwoKitsPair(t *testing.T) {
 		a, b        Facts
 		host, guest int
 	}{
-		{"both alone", facts(1, true, true), facts(2, true, true), 0, 1},
+		{"both alone", facts(2, true, true), facts(1, true, true), 0, 1},
 		{"one has others", facts(1, true, true), facts(2, false, true), 1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -31,7 +31,7 @@ func TestTwoKitsPair(t *testing.T) {
 				k.stage(Searching)
 			}
 			x, y := all[0].stage(Comparing), all[1].stage(Comparing)
-			if x.Code != y.Code || x.Peer != c.b || y.Peer != c.a {
+			if x.Code != y.Code || pressed(x.Peer, 0) != c.b || pressed(y.Peer, 0) != c.a {
 				t.Fatalf("%+v, %+v", x, y)
 			}
 			for _, k := range all {
@@ -95,6 +95,7 @@ func TestEnrolmentIsRefused(t *testing.T) {
 	all := kits(t, "fail", facts(1, true, true), facts(2, true, true))
 	for _, k := range all {
 		k.do("hold")
+		k.stage(Searching)
 	}
 	for _, k := range all {
 		k.stage(Comparing)

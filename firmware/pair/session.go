@@ -34,6 +34,7 @@ type session struct {
 	cancel context.CancelFunc
 	all    sync.WaitGroup
 
+	began    time.Time
 	id       *Session
 	udp      *ipv6.PacketConn
 	tcp      net.Listener
@@ -49,7 +50,7 @@ type session struct {
 // open makes a session; what fails is told by an event.
 func (p *Pairer) open(parent context.Context) *session {
 	ctx, cancel := context.WithCancel(parent)
-	s := &session{p: p, ctx: ctx, cancel: cancel, places: map[ID]netip.AddrPort{}, enrolling: make(chan net.Conn)}
+	s := &session{p: p, ctx: ctx, cancel: cancel, began: time.Now(), places: map[ID]netip.AddrPort{}, enrolling: make(chan net.Conn)}
 	s.all.Go(func() {
 		if err := s.start(); err != nil {
 			p.cfg.Log.Warn("pairing not possible", "err", err)
@@ -285,6 +286,7 @@ func (s *session) meet(c *tls.Conn, connected bool, want ID) (met bool) {
 		return false
 	}
 	self, err := s.p.cfg.Membership.Facts()
+	self.Pressed = time.Since(s.began)
 	if err == nil {
 		err = c.SetDeadline(time.Now().Add(meetTimeout))
 	}
