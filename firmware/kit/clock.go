@@ -18,6 +18,7 @@ import (
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
 	"fieldkit/firmware/config"
+	"fieldkit/overlay/ident"
 	"fieldkit/overlay/wire"
 	"fieldkit/ui"
 )
@@ -174,14 +175,11 @@ func (k *Kit) watchClock(ctx context.Context, ready func()) error {
 	}
 }
 
-// firstKit is before any kit was made.
-var firstKit = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // certainTime is the latest of the times that are certainly past: when the system was made, what was saved, what the
 // board's clock chip says. chip is whether that one is to be believed: a chip whose battery was empty begins in a past
 // that the others know to be over.
 func (k *Kit) certainTime() (certain time.Time, chip bool) {
-	certain = firstKit
+	certain = ident.ClockFloor
 	if b, err := os.ReadFile(card.RuntimeRelease); err == nil {
 		if r, err := card.ParseRelease(b); err == nil && r.Time.After(certain) {
 			certain = r.Time
