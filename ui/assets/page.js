@@ -26,7 +26,8 @@ async function tell() {
   const clock = document.getElementById("clock");
   if (clock && clock.dataset.synchronised === "false") {
     try {
-      await fetch("/clock", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ms: Date.now() }) });
+      const answer = await fetch("/clock", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ ms: Date.now() }) });
+      if (answer.status === 404 || answer.status === 405) return; // its system keeps the clock
     } catch { /* the kit is not reached: it is asked again */ }
   }
   setTimeout(tell, 30000);
