@@ -110,7 +110,7 @@ type Stats struct {
 	Starts         uint64 // of hostapd
 	Connected      uint64 // handsets that got in
 	Disconnected   uint64
-	Rejected       uint64 // refused, as there were too many
+	Rejected       uint64 // refused, as there were too many, where the radio's firmware refuses and tells
 	WrongKey       uint64 // tries with another passphrase
 	EventsDropped  uint64 // of hostapd's, for want of room
 	ChannelChanges uint64

@@ -29,14 +29,19 @@ func (k *Kit) newAccess() *access.AP {
 func (k *Kit) runAccess(ctx context.Context, ready func()) error {
 	k.access.Set(k.accessSettings())
 	return both(ctx,
-		func(ctx context.Context) error { return k.access.Run(ctx, ready) },
+		func(ctx context.Context) error {
+			return k.access.Run(ctx, func() {
+				k.accessHealth(k.access.Snapshot())
+				ready()
+			})
+		},
 		func(ctx context.Context) error {
 			tick := time.NewTicker(accessPoll)
 			defer tick.Stop()
 			for {
 				select {
 				case <-ctx.Done():
-					// What it failed for is what the health tree is to say until it runs again.
+					k.accessHealth(k.access.Snapshot()) // what it failed for is told until it runs again
 					return nil
 				case <-tick.C:
 				}
