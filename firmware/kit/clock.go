@@ -90,6 +90,14 @@ func (c *keeper) now() clockPicture {
 // synchronised tells whether the clock was set by somebody who knows the time.
 func (c *keeper) synchronised() bool { return c.now().synchronised }
 
+// tellTime is what other kits hear.
+func (k *Kit) tellTime() (at time.Time, known bool) {
+	if k.clock.device == nil {
+		return time.Now(), k.clock.synchronised()
+	}
+	return k.clock.device.Now(), k.clock.synchronised()
+}
+
 // newClock makes the kit keep its board's clock, if the board is its own.
 func (k *Kit) newClock() {
 	k.clock.told = make(chan told)

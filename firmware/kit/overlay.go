@@ -126,7 +126,7 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 	n, err := node.New(node.Config{
 		Identity: k.id, Trust: m.Trust(), Document: m.Document(), Transport: overlink.Transport(t),
 		StorageTimes: storageTimes{k.store}, MayStore: domains.MayStore,
-		NewDocument: k.newDocument, Diagnostics: k.diagnostics, Synchronised: k.clock.synchronised, Log: k.log,
+		NewDocument: k.newDocument, Diagnostics: k.diagnostics, Clock: k.tellTime, Log: k.log,
 	})
 	if err != nil {
 		return err

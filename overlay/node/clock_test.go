@@ -53,7 +53,7 @@ func TestPingTellsTheTime(t *testing.T) {
 				c.Seed = w.rng.Uint64()
 				c.Now = func() time.Time { return begins.Add(time.Since(bubble)) }
 				if i < 2 {
-					c.Synchronised = func() bool { return i == 1 }
+					c.Clock = func() (time.Time, bool) { return begins.Add(time.Since(bubble)), i == 1 }
 				}
 			})
 			if err != nil {

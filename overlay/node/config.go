@@ -82,9 +82,9 @@ type Config struct {
 	// version, when somebody asks who may. It is called by the loop and must not take time. nil knows nothing.
 	Diagnostics func(kind wire.DiagnosticKind) (wire.DiagnosticValue, bool)
 
-	// Synchronised tells whether Now was set by somebody who knows the time, which the answers to Pings show, see Pong. It
-	// is called by the loop and must not take time. nil says nothing about it.
-	Synchronised func() bool
+	// Clock is the clock of day that Pings tell, and whether somebody who knows the time set it, see Pong. It is called by
+	// the loop and must not take time. nil tells Now, and nothing about it.
+	Clock func() (at time.Time, known bool)
 
 	// Client makes it a node that only uses the overlay (RFC 6940 §4.2): it stays at the peer responsible for its
 	// Node-ID, never joins, stores nothing and carries nothing for others. The document must permit clients.

@@ -142,7 +142,7 @@ func (n *Node) makePeer(e *env) error {
 	var err error
 	n.peer, err = peer.New(peer.Config{
 		ID: n.ID(), Others: n.cfg.Identity.NodeIDs()[1:], Document: n.cfg.Document, Env: e, Crypto: peer.Credentials{Identity: n.cfg.Identity, Trust: n.cfg.Trust},
-		Rand: rand.NewChaCha8(seed), StorageTime: saved, MayStore: n.cfg.MayStore, Client: n.cfg.Client, Kinds: n.cfg.Trust, Diagnostics: n.cfg.Diagnostics, Synchronised: n.cfg.Synchronised, Chord: n.cfg.Chord, Log: n.log,
+		Rand: rand.NewChaCha8(seed), StorageTime: saved, MayStore: n.cfg.MayStore, Client: n.cfg.Client, Kinds: n.cfg.Trust, Diagnostics: n.cfg.Diagnostics, Clock: n.cfg.Clock, Chord: n.cfg.Chord, Log: n.log,
 	}, n.now())
 	return err
 }

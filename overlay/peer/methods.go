@@ -138,10 +138,13 @@ func (p *Peer) pingRequest(r *request) {
 // §6.5.3.2). A peer that does not know the time says no more than whole seconds, as its clock is worth no more; so those
 // that ask can tell (docs/adr/0028).
 func (p *Peer) pingTime() uint64 {
-	ms := milliseconds(p.now)
+	if p.cfg.Clock == nil {
+		return milliseconds(p.now)
+	}
+	at, known := p.cfg.Clock()
+	ms := milliseconds(at)
 	switch {
-	case p.cfg.Synchronised == nil:
-	case !p.cfg.Synchronised():
+	case !known:
 		ms -= ms % 1000
 	case ms%1000 == 0:
 		ms++
