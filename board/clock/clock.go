@@ -156,41 +156,48 @@ type Claim struct {
 func (r *Rules) Heard(now Instant, claims []Claim) Change {
 	var know, guess []time.Duration
 	certain := r.Certain(now)
-	r.apart = 0
 	for _, c := range claims[:min(len(claims), MaxClaims)] {
 		at := now.Wall.Add(c.Offset)
 		switch {
 		case c.Synchronised && !at.After(certain.Add(believed)) && !at.Before(certain.Add(-Apart)):
 			know = append(know, c.Offset)
-			if c.Offset.Abs() > Apart {
-				r.apart++
-			}
 		case !c.Synchronised && !at.After(certain.Add(guessed)):
 			guess = append(guess, c.Offset)
 		}
 	}
+	by := r.agree(now, know, guess)
+	r.apart = 0
+	for _, d := range know {
+		if (d - by).Abs() > Apart {
+			r.apart++
+		}
+	}
+	return change(now, by)
+}
+
+// agree is by how much the clock goes with those who know the time, or with those who guess.
+func (r *Rules) agree(now Instant, know, guess []time.Duration) time.Duration {
 	switch {
 	case r.source == System || r.source == GPS && now.Steady-r.fix < lastFix:
-		return Change{}
+		return 0
 	case r.Synchronised():
-		know = append(know, 0)
-		slices.Sort(know)
-		by := know[len(know)/2]
-		if by < -slewed { // the others' affair, who will be raised
-			by = 0
+		all := append(slices.Clone(know), 0)
+		slices.Sort(all)
+		if by := all[len(all)/2]; by >= -slewed {
+			return by
 		}
-		return change(now, by)
+		return 0 // the others' affair, who will be raised
 	case len(know) > 0:
 		slices.Sort(know)
 		by := know[(len(know)-1)/2]
 		if by < -slewed {
 			r.ahead = -by
-			return Change{}
+			return 0
 		}
 		r.source, r.ahead = Kits, 0
-		return change(now, by)
+		return by
 	case len(guess) > 0:
-		return change(now, max(slices.Max(guess), 0))
+		return max(slices.Max(guess), 0)
 	}
-	return Change{}
+	return 0
 }

@@ -266,7 +266,7 @@ func (k *Kit) showClock(r *clock.Rules) {
 	case p.ahead > 0:
 		k.health.Warn("clock", fmt.Sprintf("ahead of the time by %v, and never lowered: restart the kit", p.ahead.Round(time.Second)))
 	case p.apart > 0:
-		k.health.Warn("clock", fmt.Sprintf("%d of the other kits have another time", p.apart))
+		k.health.Warn("clock", fmt.Sprintf("kits that know the time and have another one: %d", p.apart))
 	default:
 		k.health.OK("clock")
 	}
@@ -376,7 +376,8 @@ func (k *Kit) phoneClock(ctx context.Context, from netip.Addr, at time.Time) err
 }
 
 // clockStatus is the clock for the page.
-func (k *Kit) clockStatus(s *ui.Status, now time.Time) {
+func (k *Kit) clockStatus(s *ui.Status) {
+	now, _ := k.tellTime()
 	p := k.clock.now()
 	s.Clock = ui.Clock{
 		Time: now.UTC().Format(time.RFC3339), Synchronised: p.synchronised, Source: string(p.source), AheadS: seconds(p.ahead), Disagreeing: p.apart,

@@ -234,7 +234,7 @@ func TestTheClockInTheHealthTree(t *testing.T) {
 	later := clock.Instant{Wall: now.Wall.Add(24 * time.Hour), Steady: now.Steady}
 	r.Heard(later, []clock.Claim{{Offset: time.Hour, Synchronised: true}, {Offset: 2 * time.Hour, Synchronised: true}, {}})
 	k.showClock(r)
-	if got := check(k, "clock"); got != "warn: 2 of the other kits have another time" {
+	if got := check(k, "clock"); got != "warn: kits that know the time and have another one: 1" {
 		t.Errorf("with others: %q", got)
 	}
 	_, _ = r.Told(later, clock.GPS, now.Wall.Add(time.Hour))

@@ -89,6 +89,7 @@ func childKit() {
 			log.Error("kit", "err", err)
 			os.Exit(1)
 		}
+		playClock(k)
 		mu.Lock()
 		now, hardware = k, b
 		mu.Unlock()

@@ -31,9 +31,10 @@ func (k *Kit) Status() ui.Status {
 		Health: checks(k.health.Snapshot()), Board: k.lights.status(), Boot: k.bootStatus(), Counters: []ui.Counter{},
 	}
 	s.Pairing = k.pairingStatus()
+	s.Counters = append(s.Counters, counters("pairing ", k.pairing.pairer.Stats())...)
 	k.overlayStatus(&s, now)
 	k.telephonyStatus(&s, now)
-	k.clockStatus(&s, now)
+	k.clockStatus(&s)
 	k.updateStatus(&s)
 	k.accessStatus(&s)
 	k.networkStatus(&s)
