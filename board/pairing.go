@@ -41,8 +41,17 @@ func (p Pairing) String() string {
 	return "pairing: " + p.Stage.String()
 }
 
+// pairs reports whether a pairing is what is to be shown: not while somebody calls for help, nor when it is not known any
+// more how the kit is.
+func (in Inputs) pairs() bool {
+	return in.Pairing.Stage != NotPairing && !in.Emergency && !in.StatusStale
+}
+
 // pairingLights are what a pairing shows in the place of the kit's state, but for the power; ok is false while there is none.
 func (in Inputs) pairingLights() (l Lights, ok bool) {
+	if !in.pairs() {
+		return Lights{}, false
+	}
 	l[Power] = in.power()
 	switch p := in.Pairing; p.Stage {
 	case PairSearching:

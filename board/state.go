@@ -118,7 +118,7 @@ func (in Inputs) String() string {
 	if in.Handsets > 0 {
 		phones = plural(in.Handsets, "phone")
 	}
-	if in.Pairing.Stage != NotPairing {
+	if in.pairs() {
 		return in.Pairing.String()
 	}
 	switch s := in.State(); s {

@@ -113,3 +113,37 @@ func TestNamesOutOfRange(t *testing.T) {
 		}
 	}
 }
+
+func TestLightsOfAPairing(t *testing.T) {
+	code := CodeOf(99)
+	for _, c := range []struct {
+		p      Pairing
+		text   string
+		blue   Pattern
+		red    Pattern
+		single Pattern
+	}{
+		{Pairing{Stage: PairSearching}, "pairing: looking for the other kit", Slow, Off, Slow},
+		{Pairing{Stage: PairComparing, Code: code}, "pairing: compare the code " + code.String(), code.Pattern(), Off, code.Pattern()},
+		{Pairing{Stage: PairJoining}, "pairing: joining", Quick, Off, Quick},
+		{Pairing{Stage: PairDone}, "pairing: paired", Steady, Off, Steady},
+		{Pairing{Stage: PairFailed, Why: 2}, "pairing: not paired", Off, Signal(2), Signal(2)},
+	} {
+		// Whatever else there is to tell waits, but for a call for help and for a kit that tells nothing any more.
+		in := Inputs{Ready: true, Handsets: 1, Kits: 2, Fault: true, Cause: "x", Supply: BatteryLow, Pairing: c.p}
+		l, ok := in.pairingLights()
+		if want := (Lights{Power: Flash, LinkBlue: c.blue, Red: c.red, Single: c.single}); !ok || l != want || in.String() != c.text {
+			t.Errorf("%+v: %v, %q", c.p, l, in.String())
+		}
+		for _, urgent := range []func(*Inputs){func(in *Inputs) { in.Emergency = true }, func(in *Inputs) { in.StatusStale = true }} {
+			in := in
+			urgent(&in)
+			if _, ok := in.pairingLights(); ok || in.String() == c.text {
+				t.Errorf("%+v hides %q", c.p, in.String())
+			}
+		}
+	}
+	if _, ok := (Inputs{Ready: true}).pairingLights(); ok {
+		t.Error("a pairing that is none is shown")
+	}
+}
