@@ -17,11 +17,12 @@ import (
 	"fieldkit/board"
 	"fieldkit/board/netif"
 	"fieldkit/firmware/boot/initlink"
+	"fieldkit/firmware/config"
 	"fieldkit/firmware/erase"
 	"fieldkit/firmware/mission"
 	"fieldkit/firmware/pair"
-	"fieldkit/overlay/config"
 	"fieldkit/overlay/enrol"
+	"fieldkit/overlay/ident"
 	"fieldkit/ui"
 )
 
@@ -216,7 +217,7 @@ func (m membership) Admit(account, password string) (*pair.Admission, error) {
 	}
 	book := mission.FounderBook(k.cfg.StateDir)
 	s, err := enrol.NewServer(mission.EnrolPath, enrol.ServerConfig{
-		Authority: a, Document: func() *config.Document { return k.mission.Load().Document() }, Book: book, Log: k.log,
+		Authority: a, Document: func() *ident.Document { return k.mission.Load().Document() }, Book: book, Log: k.log,
 	})
 	if err != nil {
 		return nil, err
@@ -232,6 +233,9 @@ func (m membership) Admit(account, password string) (*pair.Admission, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := lockAll(book); err != nil {
+		return nil, err
+	}
 	if err := enrol.Renew(book, enrol.Account{Name: account, Kit: true}, password); err != nil {
 		return nil, err
 	}
@@ -240,6 +244,17 @@ func (m membership) Admit(account, password string) (*pair.Admission, error) {
 		k.checkMembership() // it may have others now
 		return err
 	}}, nil
+}
+
+// lockAll takes the password from accounts that were left open when the power went.
+func lockAll(book mission.Book) error {
+	all, err := enrol.List(book)
+	for _, a := range all {
+		if len(a.Hash) > 0 {
+			err = errors.Join(err, enrol.Lock(book, a.Name))
+		}
+	}
+	return err
 }
 
 // Join implements pair.Membership. The kit keeps its key; the mission, its Wi-Fi and its accounts are those of the other
@@ -280,7 +295,11 @@ var errErasing = errors.New("the kit is being erased")
 // eraseAll makes the kit new. From the mark on it is decided; what is left to do, is done once nothing writes any more: on
 // a card by PID 1 at the next boot, elsewhere when the parts have ended.
 func (k *Kit) eraseAll() {
-	if err := erase.Mark(k.cfg.StateDir); err != nil {
+	dir := k.cfg.StateDir
+	if dir == volatileState {
+		dir = config.CardState // what is of no use is erased all the same, and may be of use then
+	}
+	if err := erase.Mark(dir); err != nil {
 		k.health.Fault("erasing", err.Error())
 		return
 	}

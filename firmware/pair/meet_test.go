@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -282,6 +283,22 @@ func FuzzParseBeacon(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if b, ok := parseBeacon(p); ok && string(b.encode()) != string(p) {
 			t.Errorf("%x is not what it is read as", p)
+		}
+	})
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x12{\"confirmed\": true}"))
+	f.Add([]byte("\x00\x00\x00\x0a{\"end\": 2}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m message
+		got, err := readFrame(bytes.NewReader(b), fixed(maxFrame), &m)
+		if err == nil && (len(got) > maxFrame || len(got) > len(b)) {
+			t.Errorf("%d bytes out of %d", len(got), len(b))
+		}
+		var h hello
+		if _, err := readFrame(bytes.NewReader(b), fixed(maxFrame), &h); err == nil {
+			_ = h.Facts.check()
 		}
 	})
 }
