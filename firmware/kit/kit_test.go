@@ -25,6 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	childKit()
+	childManaged()
 	goleak.VerifyTestMain(m)
 }
 

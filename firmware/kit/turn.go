@@ -164,7 +164,7 @@ func (r *relaying) watch(ctx context.Context, k *Kit) error {
 		}
 		want := 0
 		for _, a := range k.linkAddresses() {
-			if a = a.Unmap(); a.Is4() && !a.IsLoopback() {
+			if a = a.Unmap(); !a.IsLoopback() && (a.Is4() || !a.IsLinkLocalUnicast()) {
 				want++
 			}
 		}

@@ -32,8 +32,8 @@ const (
 
 // Server is a STUN and TURN server that gathering may use (RFC 6940 §6.5.1.5).
 type Server struct {
-	Addr      netip.AddrPort // IPv4: the library's TURN client speaks nothing else
-	Reflexive bool           // ask for a server-reflexive candidate: seen from there this kit is behind a NAT
+	Addr      netip.AddrPort // not link-local IPv6
+	Reflexive bool           // ask for a server-reflexive candidate: seen from there this kit is behind a NAT. IPv4 alone
 	// The long-term credential (RFC 8489 §9.2); without one no relayed candidate is asked for.
 	Username, Password string
 }
@@ -49,7 +49,7 @@ func (t *Transport) servers() (urls []*stun.URI, reflexiveFrom netip.Addr, at []
 		if len(at) == maxServers {
 			break
 		}
-		if !a.Addr().Is4() || a.Port() == 0 {
+		if !a.IsValid() || a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() || a.Addr().Zone() != "" || a.Port() == 0 {
 			continue
 		}
 		from, ok := t.sourceTo(a)
@@ -57,9 +57,12 @@ func (t *Transport) servers() (urls []*stun.URI, reflexiveFrom netip.Addr, at []
 			continue
 		}
 		uri := stun.URI{Host: a.Addr().String(), Port: int(a.Port()), Proto: stun.ProtoTypeUDP}
+		if a.Addr().Is6() {
+			uri.Host = "[" + uri.Host + "]" // the library puts a colon and the port behind it
+		}
 		used := false
 		// The sockets of reflexive candidates are opened without their server being named: they share an address.
-		if s.Reflexive && (!reflexiveFrom.IsValid() || reflexiveFrom == from) {
+		if s.Reflexive && a.Addr().Is4() && (!reflexiveFrom.IsValid() || reflexiveFrom == from) {
 			u := uri
 			u.Scheme = stun.SchemeTypeSTUN
 			urls, reflexiveFrom, used = append(urls, &u), from, true
@@ -78,7 +81,7 @@ func (t *Transport) servers() (urls []*stun.URI, reflexiveFrom netip.Addr, at []
 
 // sourceTo is the local address from which packets to addr leave. No packet is sent.
 func (t *Transport) sourceTo(addr netip.AddrPort) (netip.Addr, bool) {
-	c, err := t.net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(addr))
+	c, err := t.net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return netip.Addr{}, false
 	}

@@ -37,6 +37,9 @@ func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
 	if !n.uses() {
 		return nil, transport.ErrNotSupported
 	}
+	if slices.ContainsFunc(n.servers, func(s netip.AddrPort) bool { return s.Addr().Is6() }) {
+		network, addr = "udp", ":0" // the library does not say which server it is for
+	}
 	c, err := n.Net.ListenPacket(network, addr)
 	if err != nil {
 		return nil, err
@@ -47,6 +50,14 @@ func (n *agentNet) ListenPacket(network, addr string) (net.PacketConn, error) {
 	n.relays = append(n.relays, s)
 	n.mu.Unlock()
 	return s, nil
+}
+
+// ResolveUDPAddr reads the address of a server, for which the library asks as if it were IPv4.
+func (n *agentNet) ResolveUDPAddr(network, address string) (*net.UDPAddr, error) {
+	if a, err := netip.ParseAddrPort(address); err == nil {
+		return net.UDPAddrFromAddrPort(a), nil
+	}
+	return n.Net.ResolveUDPAddr(network, address)
 }
 
 // uses reports whether the agent has servers to ask.

@@ -39,13 +39,20 @@ type front struct {
 }
 
 func (s *Server) newFront(at netip.AddrPort) (*front, error) {
-	c, err := s.cfg.Net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	c, err := s.cfg.Net.ListenUDP(network(at.Addr()), net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return nil, fmt.Errorf("socket at %v: %w", at, err)
 	}
 	f := &front{UDPConn: c, s: s, at: at.Addr(), ended: make(chan struct{})}
 	f.raw, _ = c.(*net.UDPConn)
 	return f, nil
+}
+
+func network(a netip.Addr) string {
+	if a.Is4() {
+		return "udp4"
+	}
+	return "udp6"
 }
 
 // failed reports whether the library stopped reading.
@@ -106,7 +113,7 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 
 func (f *front) accept(b []byte, from netip.AddrPort) bool {
 	c := &f.s.stats
-	if !from.Addr().Is4() || from.Port() == 0 || f.s.never(from.Addr()) {
+	if from.Addr().Is4() != f.at.Is4() || from.Port() == 0 || f.s.never(from.Addr()) {
 		c.dropped.Add(1)
 		return false
 	}
@@ -203,7 +210,8 @@ func (f *front) permit(_ net.Addr, ip net.IP) bool {
 	s := f.s
 	a, _ := netip.AddrFromSlice(ip)
 	a = a.Unmap()
-	if !a.Is4() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a == broadcast || s.never(a) || !s.owns(a) && !s.cfg.MayReach(a) {
+	// RFC 8656 §9.1: an address of another family than the relayed one "MUST" be refused.
+	if a.Is4() != f.at.Is4() || a.Is6() && a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a == broadcast || s.never(a) || !s.owns(a) && !s.cfg.MayReach(a) {
 		s.stats.forbidden.Add(1)
 		return false
 	}
@@ -260,7 +268,7 @@ func (g generator) AllocatePacketConn(string, int) (net.PacketConn, net.Addr, er
 		return nil, nil, errQuota
 	}
 	at := s.pick(f.at)
-	c, err := s.cfg.Net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
+	c, err := s.cfg.Net.ListenUDP(network(at), net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("relay socket at %v: %w", at, err)
 	}

@@ -1,6 +1,7 @@
 // Package turn is the STUN and TURN server that every kit runs for the others (RFC 8489, RFC 8656; RFC 6940 §6.5.1.4
-// and §9): two kits that share no link, but both share one with a third, reach each other through it. UDP over IPv4
-// only, which is what the TURN client of the pinned ICE library speaks.
+// and §9): two kits that share no link, but both share one with a third, reach each other through it. Over UDP; a
+// relayed address is of the family that the client asks over, which the TURN client of the pinned ICE library has no other
+// way to say (docs/adr/0030-links-by-radio.md).
 //
 // It is no relay for anybody else, and to nowhere else. Who may have an allocation, and with which key, Config.Credential
 // says; where one may send, Config.MayReach says, and beyond that only what ICE, DTLS and SRTP look like is carried, to
@@ -171,7 +172,7 @@ func (s *Server) AddressesChanged() {
 // addresses are those that are served.
 func (s *Server) addresses() (r []netip.Addr) {
 	for _, a := range s.cfg.Addresses() {
-		if a = a.Unmap(); a.Is4() && !a.IsUnspecified() && !a.IsLoopback() && !s.never(a) && !slices.Contains(r, a) && len(r) < MaxAddresses {
+		if a = a.Unmap(); !a.IsUnspecified() && !a.IsLoopback() && (a.Is4() || a.Zone() == "" && !a.IsLinkLocalUnicast()) && !s.never(a) && !slices.Contains(r, a) && len(r) < MaxAddresses {
 			r = append(r, a)
 		}
 	}
@@ -304,7 +305,7 @@ func (s *Server) Addrs() (r []netip.AddrPort) {
 // pick chooses the address of a relay for a client that asked at an address: another one where there is, since the
 // client's own link is the one that its far end does not share; of several one after the other.
 func (s *Server) pick(asked netip.Addr) netip.Addr {
-	others := slices.DeleteFunc(slices.Clone(*s.own.Load()), func(a netip.Addr) bool { return a == asked })
+	others := slices.DeleteFunc(slices.Clone(*s.own.Load()), func(a netip.Addr) bool { return a == asked || a.Is4() != asked.Is4() })
 	if len(others) == 0 {
 		return asked
 	}

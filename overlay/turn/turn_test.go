@@ -506,7 +506,7 @@ func TestRelayIsOnAnotherLink(t *testing.T) {
 	}
 }
 
-// Only IPv4 addresses of the overlay are served: not loopback, not the handsets' side.
+// Addresses of the overlay that others can use are served: not loopback, not of one link alone, not the handsets' side.
 func TestServedAddresses(t *testing.T) {
 	addrs := []netip.Addr{
 		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.73.0.1"), netip.MustParseAddr("fe80::1%e0"),

@@ -64,7 +64,7 @@ func (o outlook) relays() (r []link.Server) {
 	for _, n := range o.neighbours {
 		known := func(x link.Neighbour) bool { return x.Node == n.Node }
 		p, asked := o.probes[n.Addr]
-		if !p.answered && (asked || answers) || !n.Addr.Is4() || slices.ContainsFunc(listed, known) || slices.ContainsFunc(others, known) {
+		if !p.answered && (asked || answers) || !mayServe(n.Addr) || slices.ContainsFunc(listed, known) || slices.ContainsFunc(others, known) {
 			continue
 		}
 		if len(o.found[n.Node]) > 0 {
@@ -85,6 +85,9 @@ func (o outlook) relays() (r []link.Server) {
 	}
 	return r
 }
+
+// mayServe tells whether a TURN server may be at an address: a link-local one of IPv6 has a meaning on its link alone.
+func mayServe(a netip.Addr) bool { return a.IsValid() && (a.Is4() || !a.IsLinkLocalUnicast()) }
 
 // serverOf is where a neighbour's server is: at the address that the link proved, and at the port that it stored.
 func (o outlook) serverOf(n link.Neighbour) netip.AddrPort {

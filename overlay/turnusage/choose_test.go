@@ -70,8 +70,13 @@ func TestServersAreChosen(t *testing.T) {
 		{"also when it is no relay now", func(o *outlook) {
 			o.probes = map[netip.Addr]probed{at(1): sees(true, own), at(2): sees(true, own), at(3): sees(true, nat)}
 		}, []string{"10.0.0.1:3478 relay", "10.0.0.2:3478 relay", "10.0.0.3:3478 reflexive"}},
-		{"IPv6 has no TURN client", func(o *outlook) {
-			o.neighbours = []link.Neighbour{neighbour(1, netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"))}
+		{"over IPv6", func(o *outlook) {
+			o.neighbours = []link.Neighbour{neighbour(1, netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2"))}
+			o.probes = map[netip.Addr]probed{netip.MustParseAddr("fd00::1"): sees(true, netip.MustParseAddr("fd00::2"))}
+			o.own = append(o.own, netip.MustParseAddr("fd00::2"))
+		}, []string{"[fd00::1]:3478 relay"}},
+		{"link-local IPv6 has no meaning elsewhere", func(o *outlook) {
+			o.neighbours = []link.Neighbour{neighbour(1, netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2"))}
 		}, nil},
 		{"alone", func(o *outlook) { o.neighbours = nil }, nil},
 	} {

@@ -359,7 +359,7 @@ func (u *Usage) take(ctx context.Context, res wire.ResourceID) (id wire.NodeID, 
 			continue
 		}
 		r, err := ParseRecord(v.Value.Value)
-		if err != nil || r.Iteration == 0 || r.Iteration > maxIteration || Resource(v.Signer.NodeID, r.Iteration) != res || !r.Addr.Addr().Is4() || r.Addr.Port() == 0 {
+		if err != nil || r.Iteration == 0 || r.Iteration > maxIteration || Resource(v.Signer.NodeID, r.Iteration) != res || !mayServe(r.Addr.Addr()) || r.Addr.Port() == 0 {
 			u.count(func(c *Stats) { c.BadRecords++ })
 			continue
 		}
@@ -438,7 +438,7 @@ func (u *Usage) probeNeighbours(ctx context.Context) {
 	}
 	for _, n := range o.neighbours {
 		p, known := u.probes[n.Addr]
-		if (!known && len(u.probes)+len(due) < maxProbes || known && now.Sub(p.at) >= p.again) && n.Addr.Is4() && len(due) < probeAtOnce &&
+		if (!known && len(u.probes)+len(due) < maxProbes || known && now.Sub(p.at) >= p.again) && mayServe(n.Addr) && len(due) < probeAtOnce &&
 			!slices.ContainsFunc(due, func(d link.Neighbour) bool { return d.Addr == n.Addr }) {
 			due = append(due, n)
 		}

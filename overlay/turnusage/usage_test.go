@@ -316,9 +316,9 @@ func TestForeignRecordsAreNotTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// What it may store there is not for it to choose: another iteration, no address of IPv4, no port.
+		// What it may store there is not for it to choose: another iteration, an address of one link, no port.
 		store(5, Record{4, netip.MustParseAddrPort("10.0.1.9:3478")})
-		store(6, Record{6, netip.MustParseAddrPort("[2001:db8::1]:3478")})
+		store(6, Record{6, netip.MustParseAddrPort("[fe80::1]:3478")})
 		store(7, Record{7, netip.MustParseAddrPort("10.0.1.9:0")})
 		u := w.kits[1].usage
 		w.kits[1].endUsage(t) // it would find them, too
