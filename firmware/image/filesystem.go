@@ -31,7 +31,7 @@ func (b *builder) makeFAT(ctx context.Context, p card.Partition, files tree) (st
 		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 			return err
 		}
-		defer os.RemoveAll(filepath.Dir(at)) //nolint:errcheck // the whole directory goes in the end
+		defer os.RemoveAll(filepath.Dir(at))
 		if err := what(at); err != nil {
 			return err
 		}

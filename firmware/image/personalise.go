@@ -221,7 +221,7 @@ func (n cardNote) read() ([]Kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	var kits []Kit
 	for s := bufio.NewScanner(io.LimitReader(f, 1<<20)); s.Scan(); {
 		number, name, _ := strings.Cut(strings.TrimSpace(s.Text()), " ")

@@ -96,7 +96,7 @@ func (p *progressLine) show(what string, done, total int64) {
 		}
 	}
 	if p.redraw {
-		line += "          " // over what was longer
+		line += strings.Repeat(" ", 14) // over what was longer
 	} else {
 		line += "\n"
 	}
