@@ -137,6 +137,15 @@ func Decide(mine, theirs Facts) (Role, Why) {
 	return None, Keyless
 }
 
+var roleNames = [...]string{"none", "host", "guest"}
+
+func (r Role) String() string {
+	if r < 0 || int(r) >= len(roleNames) {
+		return fmt.Sprintf("role %d", int(r))
+	}
+	return roleNames[r]
+}
+
 // Stage is where a pairing stands.
 type Stage int
 

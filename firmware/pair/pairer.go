@@ -65,7 +65,7 @@ type Pairer struct {
 	stats  stats
 }
 
-type stats struct{ beacons, malformed, refused, meetings, spoilt atomic.Uint64 }
+type stats struct{ beacons, malformed, refused, meetings, spoilt, ignored atomic.Uint64 }
 
 // Stats counts what a Pairer saw.
 type Stats struct {
@@ -74,6 +74,7 @@ type Stats struct {
 	Refused   uint64 // connections from where no kit can be, or too many at once
 	Meetings  uint64 // that came to a code
 	Spoilt    uint64 // left when one side alone could know the code
+	Ignored   uint64 // presses that came faster than anybody presses
 }
 
 // note is an event from a goroutine of a session.
@@ -113,6 +114,7 @@ func (p *Pairer) input(k Kind) {
 	select {
 	case p.inputs <- Event{Kind: k}:
 	default: // somebody plays with the button
+		p.stats.ignored.Add(1)
 	}
 }
 
@@ -123,7 +125,7 @@ func (p *Pairer) Status() Status { return *p.status.Load() }
 func (p *Pairer) Stats() Stats {
 	return Stats{
 		Beacons: p.stats.beacons.Load(), Malformed: p.stats.malformed.Load(), Refused: p.stats.refused.Load(),
-		Meetings: p.stats.meetings.Load(), Spoilt: p.stats.spoilt.Load(),
+		Meetings: p.stats.meetings.Load(), Spoilt: p.stats.spoilt.Load(), Ignored: p.stats.ignored.Load(),
 	}
 }
 

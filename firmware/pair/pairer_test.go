@@ -171,10 +171,7 @@ func TestStrangersOnTheLink(t *testing.T) {
 	dial := func(cfg *tls.Config) error {
 		c := from(mallory, func() (net.Conn, error) {
 			d := net.Dialer{Timeout: 2 * time.Second}
-			c, err := d.Dial("tcp6", netip.AddrPortFrom(target, testPort).String())
-			if err != nil {
-				return nil, nil // refused is an answer, too
-			}
+			c, _ := d.Dial("tcp6", netip.AddrPortFrom(target, testPort).String()) // refused is an answer, too
 			return c, nil
 		})
 		if c == nil {
