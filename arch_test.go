@@ -108,6 +108,7 @@ var allowed = map[string][]string{
 	"firmware/boot/initlink": {},
 	"firmware/erase":         {},
 	"firmware/health":        {},
+	"firmware/image":         {"firmware/card", "firmware/config", "firmware/mission"},
 	"firmware/pair":          {},
 	"firmware/task":          {},
 	"firmware/label":         {},

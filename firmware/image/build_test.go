@@ -221,13 +221,15 @@ func checkSlot(t *testing.T, img string) {
 		card.KernelFile, card.InitrdFile, card.ConfigFile, card.CmdlineFile, card.ReleaseFile, card.PackagesFile,
 		"bootcode.bin", "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENSE.broadcom",
 		"bcm2710-rpi-3-b.dtb", "bcm2710-rpi-3-b-plus.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-400.dtb", "bcm2711-rpi-cm4.dtb", "bcm2712-rpi-5-b.dtb", "bcm2712-d-rpi-5-b.dtb",
-		"overlays/disable-bt.dtbo", "LICENSES/SOURCES.txt", "LICENSES/go.txt", "LICENSES/linux.txt", "LICENSES/broadcom.txt", "LICENSES/hostapd.txt", "LICENSES/common/GPL-2.txt",
+		"overlays/disable-bt.dtbo", "overlays/disable-bt-pi5.dtbo", "LICENSES/SOURCES.txt", "LICENSES/go.txt", "LICENSES/linux.txt", "LICENSES/broadcom.txt", "LICENSES/hostapd.txt", "LICENSES/common/GPL-2.txt",
 	} {
 		if _, ok := files[f]; !ok {
 			t.Errorf("slot A has no %s", f)
 		}
 	}
 	read := func(name string) string { return tool(t, "mtype", "-i", at, "::"+name) }
+	overlayMap := filepath.Join(t.TempDir(), "overlay_map.dtb")
+	tool(t, "mcopy", "-i", at, "::overlays/overlay_map.dtb", overlayMap)
 	// What the firmware is told to load is there, overlays too.
 	settings := read(card.ConfigFile)
 	for line := range strings.Lines(settings) {
@@ -240,6 +242,13 @@ func checkSlot(t *testing.T, img string) {
 			name = strings.Fields(key)[1]
 		case key == "dtoverlay":
 			name = "overlays/" + value + ".dtbo"
+			// On each generation of boards the firmware may take another file, as overlay_map.dtb says.
+			for _, soc := range []string{"bcm2835", "bcm2711", "bcm2712"} {
+				there := strings.TrimSpace(tool(t, "fdtget", "-t", "s", overlayMap, "/"+value, soc))
+				if _, ok := files["overlays/"+there+".dtbo"]; there != "" && !ok {
+					t.Errorf("%s names %s, for which a board with %s wants %s", card.ConfigFile, value, soc, there)
+				}
+			}
 		}
 		if _, ok := files[name]; name != "" && !ok {
 			t.Errorf("%s names %s, which is not there", card.ConfigFile, name)

@@ -31,8 +31,9 @@ var piModules = []string{"brcmutil", "brcmfmac", "brcmfmac-wcc", "brcmfmac-cyw"}
 // piMore is asked for by name: keys of the radio's management frames.
 var piMore = []string{"cmac"}
 
-// overlays are those that config.txt or an operator's may name.
-var overlays = []string{"disable-bt.dtbo", "miniuart-bt.dtbo", "i2c-rtc.dtbo", "overlay_map.dtb"}
+// overlays are those that config.txt or an operator's may name, and those that overlay_map.dtb puts in their place on
+// some board.
+var overlays = []string{"disable-bt.dtbo", "disable-bt-pi5.dtbo", "miniuart-bt.dtbo", "i2c-rtc.dtbo", "overlay_map.dtb"}
 
 func (b *builder) kernel(ctx context.Context, lock []debPackage) (*kernel, error) {
 	switch b.o.Kernel {
