@@ -7,16 +7,11 @@ import (
 
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
+	"fieldkit/firmware/config"
+	"fieldkit/firmware/erase"
 )
 
-// Items that PID 1 keeps on the state partition, in config.CardKept.
-const (
-	kitItem     = "kit.toml"     // what the card was personalised with
-	missionItem = "kit.mission"  // the same; the daemon takes the root key out once it is in
-	boardItem   = "board-serial" // of the board that the card was first started in
-)
-
-// items is where they are kept; *store.Store is one.
+// items are what PID 1 keeps on the state partition; *store.Store is one.
 type items interface {
 	Load(name string) ([]byte, error)
 	Save(name string, data []byte) error
@@ -70,7 +65,7 @@ func keepPersonal(s items, p card.Personal) error {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{kitItem, p.Kit}, {missionItem, p.Mission}} {
+	}{{config.KeptFile, p.Kit}, {config.KeptMission, p.Mission}} {
 		now, err := s.Load(f.name)
 		if err != nil || !bytes.Equal(now, f.data) {
 			if err := s.Save(f.name, f.data); err != nil {
@@ -93,7 +88,7 @@ func keptPersonal(s items) (p card.Personal, err error) {
 	for _, f := range []struct {
 		name string
 		into *[]byte
-	}{{kitItem, &p.Kit}, {missionItem, &p.Mission}} {
+	}{{config.KeptFile, &p.Kit}, {config.KeptMission, &p.Mission}} {
 		b, e := s.Load(f.name)
 		if e != nil && !errors.Is(e, store.ErrNotFound) {
 			err = errors.Join(err, e)
@@ -109,12 +104,22 @@ func newBoard(s items, serial string) (bool, error) {
 	if serial == "" || s == nil {
 		return false, nil
 	}
-	b, err := s.Load(boardItem)
+	b, err := s.Load(config.KeptBoard)
 	switch {
 	case err == nil:
 		return string(b) != serial, nil
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrCorrupt):
-		return false, s.Save(boardItem, []byte(serial))
+		return false, s.Save(config.KeptBoard, []byte(serial))
 	}
 	return false, err
+}
+
+// eraseCard makes a card as new as one that was never personalised. The mark in the state directory is the last that
+// goes, so that the next boot does the rest after a power cut.
+func eraseCard(disk card.Disk, state string) error {
+	if err := card.ErasePersonal(disk); err != nil {
+		return err
+	}
+	_, err := erase.Finish(state)
+	return err
 }

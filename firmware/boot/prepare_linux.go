@@ -153,11 +153,7 @@ func finishErase(device string) error {
 		return err
 	}
 	defer disk.Close()
-	if err := card.ErasePersonal(disk); err != nil {
-		return err
-	}
-	_, err = erase.Finish(config.CardState)
-	return err
+	return eraseCard(disk, config.CardState)
 }
 
 // layFiles puts the settings and the mission where the daemon finds them: what the card was personalised with, and over
