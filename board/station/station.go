@@ -83,7 +83,7 @@ type Status struct {
 	BSSID     string
 	Frequency int    // MHz
 	Signal    int    // dBm, when it was chosen
-	Err       string // what went wrong last, "" nothing
+	Err       string // what went wrong last, "" nothing. With NoRadio: why the one that is there is none for this
 	Stats     Stats
 }
 
@@ -123,6 +123,7 @@ func (s *Station) Snapshot() Status { return *s.status.Load() }
 const (
 	stepEvery   = time.Second
 	scanTimeout = 10 * time.Second
+	retryEvery  = time.Minute // with a radio that could not be used
 	// followWithin is how long the access point of a shared radio may take to be on the other kit's channel.
 	followWithin = 20 * time.Second
 )
@@ -150,8 +151,10 @@ type runner struct {
 	cfg    Config
 	choice *chooser
 	radio  Radio
-	there  bool // the radio, with its interface
-	made   bool // the interface was made here
+	known  bool      // Config.Radio named one
+	there  bool      // it is in use, with its interface
+	made   bool      // the interface was made here
+	again  time.Time // a radio that could not be used is not tried before
 	heard  []Heard
 	scan   bool // a scan was asked for
 
@@ -203,9 +206,11 @@ func (r *runner) step(ctx context.Context) {
 // prepare sees that there is a radio with an interface; another one than before ends what ran on it.
 func (r *runner) prepare() bool {
 	now, ok := r.cfg.Radio()
-	same := ok == r.there && now.Interface == r.radio.Interface && now.PHY == r.radio.PHY && now.Shared == r.radio.Shared
+	same := ok == r.known && now.Interface == r.radio.Interface && now.PHY == r.radio.PHY && now.Shared == r.radio.Shared
+	r.known = ok
 	if !same {
 		r.end()
+		r.again = time.Time{}
 	}
 	r.radio = now
 	if !ok {
@@ -217,9 +222,13 @@ func (r *runner) prepare() bool {
 	if now.Shared && now.Frequency == 0 {
 		return false // the access point comes first: it makes the radio what it is
 	}
+	if time.Now().Before(r.again) {
+		return false
+	}
 	if now.Shared {
 		if err := addInterface(now.PHY, now.Interface); err != nil {
 			r.failed(fmt.Errorf("radio carries no station beside its access point: %w", err))
+			r.again = time.Now().Add(retryEvery)
 			return false
 		}
 		r.made = true
@@ -227,6 +236,7 @@ func (r *runner) prepare() bool {
 	if err := setUp(now.Interface); err != nil {
 		r.failed(err)
 		r.end()
+		r.again = time.Now().Add(retryEvery)
 		return false
 	}
 	r.there, r.err = true, nil

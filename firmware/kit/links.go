@@ -205,7 +205,8 @@ func (k *Kit) runStation(ctx context.Context, ready func()) error {
 	ready()
 	return both(ctx, k.linking.station.Run, func(ctx context.Context) error {
 		return every(ctx, judgeEvery, func() {
-			if s := k.linking.station.Snapshot(); s.Err != "" {
+			// A radio that is not made for it is nothing that went wrong.
+			if s := k.linking.station.Snapshot(); s.Err != "" && s.State != station.NoRadio {
 				k.health.Warn("station", s.Err)
 			} else {
 				k.health.OK("station")
