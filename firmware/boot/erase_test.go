@@ -10,6 +10,7 @@ import (
 
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
+	"fieldkit/firmware/config"
 	"fieldkit/firmware/erase"
 )
 
@@ -31,7 +32,7 @@ func TestErasedCardIsNeutral(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := errors.Join(
-			kept.Save(kitItem, []byte("[kit]\n")), kept.Save(missionItem, []byte("mission")),
+			kept.Save(config.KeptFile, []byte("[kit]\n")), kept.Save(config.KeptMission, []byte("mission")),
 			os.WriteFile(filepath.Join(state, "identity.key"), []byte("key"), 0o600), erase.Mark(state),
 		); err != nil {
 			t.Fatal(err)
