@@ -295,11 +295,14 @@ var errErasing = errors.New("the kit is being erased")
 // eraseAll makes the kit new. From the mark on it is decided; what is left to do, is done once nothing writes any more: on
 // a card by PID 1 at the next boot, elsewhere when the parts have ended.
 func (k *Kit) eraseAll() {
-	dir := k.cfg.StateDir
-	if dir == volatileState {
-		dir = config.CardState // what is of no use is erased all the same, and may be of use then
+	err := erase.Mark(k.cfg.StateDir)
+	if k.boot != nil && k.cfg.StateDir != config.CardState {
+		// The state is in memory, as the card's is of no use. That is erased all the same, and may be of use then.
+		if e := erase.Mark(config.CardState); e != nil {
+			k.log.Warn("the card is not erased", "err", e)
+		}
 	}
-	if err := erase.Mark(dir); err != nil {
+	if err != nil {
 		k.health.Fault("erasing", err.Error())
 		return
 	}
