@@ -45,13 +45,15 @@ const (
 	PersonalSize   int64 = 512 << 10
 )
 
-// The partitions. Boot is FAT32 although it holds three small files: the Compute Module 3's ROM fails on FAT16
-// (raspberrypi/firmware#1738). The sizes add up to a power of two, which emulated SD cards must have.
+// The partitions. Each begins on a multiple of 4 MiB, and so on an erase block of the card's own: what a card does to a
+// block when the state or autoboot.txt is written, or the power fails meanwhile, happens to that partition alone. Boot
+// is FAT32 although it holds a few small files: the Compute Module 3's ROM fails on FAT16 (raspberrypi/firmware#1738).
+// The sizes add up to a power of two, which emulated SD cards must have.
 var (
-	Boot  = Partition{Number: 1, Label: "KITBOOT", Type: 0x0c, Volume: 0x4b495430, Offset: 1 * mib, Size: 48 * mib}
-	SlotA = Partition{Number: 2, Label: "KIT-A", Type: 0x0c, Volume: 0x4b495441, Offset: 49 * mib, Size: 72 * mib}
-	SlotB = Partition{Number: 3, Label: "KIT-B", Type: 0x0c, Volume: 0x4b495442, Offset: 121 * mib, Size: 72 * mib}
-	Perm  = Partition{Number: 4, Label: "perm", Type: 0x83, Offset: 193 * mib, Size: 63 * mib}
+	Boot  = Partition{Number: 1, Label: "KITBOOT", Type: 0x0c, Volume: 0x4b495430, Offset: 4 * mib, Size: 44 * mib}
+	SlotA = Partition{Number: 2, Label: "KIT-A", Type: 0x0c, Volume: 0x4b495441, Offset: 48 * mib, Size: 72 * mib}
+	SlotB = Partition{Number: 3, Label: "KIT-B", Type: 0x0c, Volume: 0x4b495442, Offset: 120 * mib, Size: 72 * mib}
+	Perm  = Partition{Number: 4, Label: "perm", Type: 0x83, Offset: 192 * mib, Size: 64 * mib}
 )
 
 // Size is that of an image, in bytes; a card may be larger.

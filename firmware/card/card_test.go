@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func boot(t *testing.T, committed Slot, more ...string) *memory {
 	t.Helper()
 	dir := t.TempDir()
 	p1, auto := filepath.Join(dir, "p1"), filepath.Join(dir, AutobootFile)
-	tool(t, "mkfs.fat", "--invariant", "-F", "32", "-n", Boot.Label, "-C", p1, "49152")
+	tool(t, "mkfs.fat", "--invariant", "-F", "32", "-n", Boot.Label, "-C", p1, strconv.FormatInt(Boot.Size/1024, 10))
 	for _, f := range more {
 		name := filepath.Join(dir, filepath.Base(f))
 		if err := os.WriteFile(name, bytes.Repeat([]byte(filepath.Base(f)), 300), 0o644); err != nil {
@@ -94,10 +95,14 @@ func boot(t *testing.T, committed Slot, more ...string) *memory {
 }
 
 func TestPartitionsFillTheImageWithoutOverlap(t *testing.T) {
-	at := PersonalOffset + PersonalSize
+	const eraseBlock = 4 * mib
+	at := int64(eraseBlock)
+	if PersonalOffset+PersonalSize > at || PersonalOffset%eraseBlock < SectorSize {
+		t.Errorf("the personalisation area, %d bytes at %d, is not in the gap", PersonalSize, PersonalOffset)
+	}
 	for i, p := range Partitions() {
-		if p.Number != i+1 || p.Offset != at || p.Offset%mib != 0 || p.Size%mib != 0 {
-			t.Errorf("partition %+v: want number %d, at %d, whole MiB", p, i+1, at)
+		if p.Number != i+1 || p.Offset != at || p.Offset%eraseBlock != 0 {
+			t.Errorf("partition %+v: want number %d, at %d, at an erase block", p, i+1, at)
 		}
 		at += p.Size
 	}
@@ -120,10 +125,10 @@ func TestPartitionTableReadsAlikeElsewhere(t *testing.T) {
 	dump := tool(t, "sfdisk", "-d", path)
 	for _, want := range []string{
 		"label-id: 0x4b495430",
-		"start=        2048, size=       98304, type=c, bootable",
-		"start=      100352, size=      147456, type=c\n",
-		"start=      247808, size=      147456, type=c\n",
-		"start=      395264, size=      129024, type=83",
+		"start=        8192, size=       90112, type=c, bootable",
+		"start=       98304, size=      147456, type=c\n",
+		"start=      245760, size=      147456, type=c\n",
+		"start=      393216, size=      131072, type=83",
 	} {
 		if !strings.Contains(dump, want) {
 			t.Errorf("sfdisk says nothing of %q:\n%s", want, dump)
