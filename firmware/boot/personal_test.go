@@ -10,6 +10,7 @@ import (
 
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
+	"fieldkit/firmware/config"
 )
 
 // errCut is the end of the power.
@@ -133,7 +134,7 @@ func TestPersonalisationSurvivesPowerCutsAtEveryStep(t *testing.T) {
 			copy(disk.stored[card.PersonalOffset:], area)
 			k := kept{disk.power, map[string][]byte{}}
 			if seed%2 == 1 { // a card that is personalised anew
-				k.files[kitItem], k.files[missionItem] = old.Kit, old.Mission
+				k.files[config.KeptFile], k.files[config.KeptMission] = old.Kit, old.Mission
 			}
 			disk.power.r = r
 			cut := false
@@ -150,7 +151,7 @@ func TestPersonalisationSurvivesPowerCutsAtEveryStep(t *testing.T) {
 				}
 				there, errArea := card.ReadPersonal(disk)
 				inArea := errArea == nil && samePersonal(there, want)
-				inItems := bytes.Equal(k.files[kitItem], want.Kit) && bytes.Equal(k.files[missionItem], want.Mission)
+				inItems := bytes.Equal(k.files[config.KeptFile], want.Kit) && bytes.Equal(k.files[config.KeptMission], want.Mission)
 				if !inArea && !inItems {
 					t.Fatalf("cut after %d: lost: %v", first, errArea)
 				}
@@ -189,9 +190,9 @@ func TestPersonalisation(t *testing.T) {
 	}{
 		{"a neutral card", nil, kept{&power{left: -1}, map[string][]byte{}}, card.Personal{}, nil, true},
 		{"a personalised one", area, kept{&power{left: -1}, map[string][]byte{}}, want, nil, true},
-		{"a later boot", nil, kept{&power{left: -1}, map[string][]byte{kitItem: want.Kit, missionItem: want.Mission}}, want, nil, true},
+		{"a later boot", nil, kept{&power{left: -1}, map[string][]byte{config.KeptFile: want.Kit, config.KeptMission: want.Mission}}, want, nil, true},
 		{"a badly written one", torn, kept{&power{left: -1}, map[string][]byte{}}, card.Personal{}, card.ErrTorn, false},
-		{"half erased", torn, kept{&power{left: -1}, map[string][]byte{kitItem: want.Kit, missionItem: want.Mission}}, want, nil, true},
+		{"half erased", torn, kept{&power{left: -1}, map[string][]byte{config.KeptFile: want.Kit, config.KeptMission: want.Mission}}, want, nil, true},
 		{"state in memory", area, nil, want, nil, false},
 		{"state in memory, a neutral card", nil, nil, card.Personal{}, nil, true},
 		{"no room for it", area, full, want, errFull, false},

@@ -194,10 +194,12 @@ const (
 	CardFile     = "/run/fieldkit/kit.toml"      // the operator's, from the card's boot partition, over it
 	CardMission  = "/run/fieldkit/kit.mission"
 	CardState    = "/perm/fieldkit"
-	// CardKept is where PID 1 keeps what the card was personalised with, from the first boot on.
-	CardKept        = CardState + "/card"
-	CardKeptMission = CardKept + "/kit.mission"
-	CardKeptFile    = CardKept + "/kit.toml"
+	// CardKept is where PID 1 keeps, from the first boot on, what the card was personalised with and where it was: the
+	// items below, as board/store has them.
+	CardKept    = CardState + "/card"
+	KeptFile    = "kit.toml"
+	KeptMission = "kit.mission"  // the daemon takes the root key out of it once it is in
+	KeptBoard   = "board-serial" // of the board that the card was first started in
 )
 
 // ClockItem is the item of the state directory in which the daemon keeps a time that certainly is past, as RFC 3339

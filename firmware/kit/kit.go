@@ -60,6 +60,7 @@ type Kit struct {
 	network    handsetNetwork
 	clock      keeper
 	boot       *initlink.Link // nil off the card
+	readmitted bool           // a mission file on the card lets this kit in again by itself
 	update     updating
 }
 

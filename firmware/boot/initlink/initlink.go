@@ -63,9 +63,8 @@ type Note struct {
 
 // What a Note is about.
 const (
-	AboutState    = "state"    // where what survives a restart is kept
-	AboutMission  = "mission"  // the operator's files and the personalisation
-	AboutIdentity = "identity" // the board is another than before
+	AboutState    = "state"   // where what survives a restart is kept
+	AboutMission  = "mission" // the operator's files and the personalisation
 	AboutWatchdog = "watchdog"
 	AboutModules  = "modules"
 	AboutDaemon   = "daemon" // it was started again
