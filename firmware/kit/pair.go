@@ -38,7 +38,6 @@ type pairing struct {
 	pairer *pair.Pairer
 	end    context.CancelCauseFunc // of Run
 	joined atomic.Bool             // of another mission, from the next start on
-	erase  atomic.Bool             // the state is marked
 }
 
 // pairingShown is how long the health tree tells why a pairing failed: long enough to walk to a phone.
@@ -307,7 +306,6 @@ func (k *Kit) eraseAll() {
 		return
 	}
 	k.log.Warn("erasing everything, as the button says")
-	k.pairing.erase.Store(true)
 	if k.boot != nil {
 		err := k.boot.Reboot(initlink.Normal)
 		if err == nil {
