@@ -252,7 +252,7 @@ func (k *kit) do(what string) {
 // until reads what the kit says until it is what is wanted, and returns that.
 func (k *kit) until(what string, want func(said) bool) said {
 	k.t.Helper()
-	limit := time.After(15 * time.Second)
+	limit := time.After(30 * time.Second)
 	for {
 		select {
 		case s := <-k.out:
