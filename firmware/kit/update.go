@@ -301,7 +301,8 @@ func (k *Kit) probeAccess(context.Context) error {
 // probeSIP asks this kit as a handset would (RFC 3261 §11).
 func (k *Kit) probeSIP(ctx context.Context) (err error) {
 	at := netip.AddrPortFrom(k.cfg.Handset.Address, k.cfg.SIP.Port)
-	var d net.Dialer
+	// From an address of the handsets' network: nobody else is served.
+	d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), 0))}
 	c, err := d.DialContext(ctx, "udp", at.String())
 	if err != nil {
 		return err
