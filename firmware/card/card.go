@@ -31,12 +31,12 @@ var ErrInvalid = errors.New("card")
 
 // Partition is one of the four.
 type Partition struct {
-	Number int // 1 to 4, as in the MBR and in boot_partition of autoboot.txt
-	Label  string
-	Type   byte // of the MBR entry
-	Volume uint32
-	Offset int64 // bytes from the start of the card
-	Size   int64 // bytes
+	Number int    // 1 to 4, as in the MBR and in boot_partition of autoboot.txt
+	Label  string // as built; an update brings that of the slot that it was made of, so nothing goes by it
+	Type   byte   // of the MBR entry
+	Volume uint32 // of a FAT, likewise
+	Offset int64  // bytes from the start of the card
+	Size   int64  // bytes
 }
 
 // The personalisation area: a gap before the first partition, which no file system uses.
