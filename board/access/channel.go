@@ -11,8 +11,9 @@ import (
 // Heard is an access point in reach, as a scan told of it.
 type Heard struct {
 	BSSID     string
-	Frequency int // MHz
-	Signal    int // dBm
+	SSID      string // as it says; up to 32 bytes of anything
+	Frequency int    // MHz
+	Signal    int    // dBm
 	Element   *Element
 }
 

@@ -98,3 +98,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestNameOfTheNetwork(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                   "",
+		"\x00":                               "",
+		"\x00\x00":                           "",
+		"\x00\x06Valley":                     "Valley",
+		"\x00\x07Valley":                     "", // cut short
+		"\x01\x02xx\x00\x06Valley\x00\x01x":  "Valley",
+		"\xdd\xff\x00\x06Valley":             "",
+		"\x00\x21" + strings.Repeat("x", 33): "", // more than a name has
+	} {
+		if got := ssidOf([]byte(in)); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -180,10 +180,24 @@ func heardOf(attributes []nl.Attribute) (Heard, bool) {
 		case a.Type == unix.NL80211_BSS_SEEN_MS_AGO && len(a.Data) == 4:
 			age = time.Duration(native32(a.Data)) * time.Millisecond
 		case a.Type == unix.NL80211_BSS_INFORMATION_ELEMENTS:
+			h.SSID = ssidOf(a.Data)
 			if e, err := Parse(a.Data); err == nil {
 				h.Element = &e
 			}
 		}
 	}
 	return h, h.BSSID != "" && h.Frequency != 0 && age <= maxAge
+}
+
+// ssidOf finds the network's name among information elements (IEEE 802.11-2020 §9.4.2.2); "" is none.
+func ssidOf(b []byte) string {
+	const ssid = 0
+	for len(b) >= elementHeader && len(b) >= elementHeader+int(b[1]) {
+		id, body := b[0], b[elementHeader:elementHeader+int(b[1])]
+		if id == ssid && len(body) <= 32 {
+			return string(body)
+		}
+		b = b[elementHeader+len(body):]
+	}
+	return ""
 }

@@ -248,10 +248,10 @@ func (k *Kit) scanForKits(ctx context.Context, iface string) ([]station.Heard, e
 	if err != nil {
 		return nil, err
 	}
-	mine, self := wire.OverlayHash(k.mission.Load().Document().InstanceName), k.id.NodeID()
+	mine, self, name := wire.OverlayHash(k.mission.Load().Document().InstanceName), k.id.NodeID(), k.accessSettings().SSID
 	var out []station.Heard
 	for _, h := range all {
-		if h.Element == nil || h.Element.Overlay != mine {
+		if h.Element == nil || h.Element.Overlay != mine || h.SSID != name { // a kit may have a network of its own name beside
 			continue
 		}
 		id, err := wire.NodeIDFrom(h.Element.NodeID)
