@@ -131,6 +131,13 @@ func (k *Kit) Run(ctx context.Context) error {
 	ctx, k.pairing.end = context.WithCancelCause(ctx)
 	defer k.pairing.end(nil)
 	g := task.NewGroup(task.Config{Log: k.log, Report: k.partChanged})
+	if k.boot != nil {
+		k.boot.Mark("kit")
+		// The first part ends last: a kit that ends in order is no kit that hangs.
+		if err := g.Add(task.New("card", k.beat)); err != nil {
+			return err
+		}
+	}
 	if k.access != nil {
 		// Its address is there before anybody listens at it. What is wrong is told by the part, which tries again.
 		if err := k.access.Prepare(); err != nil {
@@ -175,12 +182,6 @@ func (k *Kit) Run(ctx context.Context) error {
 	}
 	if k.update.updater != nil {
 		if err := g.Add(task.New("update", k.runUpdates)); err != nil {
-			return err
-		}
-	}
-	if k.boot != nil {
-		k.boot.Mark("kit")
-		if err := g.Add(task.New("card", k.beat)); err != nil {
 			return err
 		}
 	}
