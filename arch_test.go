@@ -105,6 +105,7 @@ var allowed = map[string][]string{
 	"sip/sipmsg":             {},
 	"sip/agent":              {"sip/sipmsg", "sip/registrar", "sip/proxy", "sip/media"},
 	"firmware/card":          {},
+	"firmware/boot":          {"board", "board/store", "firmware/boot/initlink", "firmware/card", "firmware/config", "firmware/erase"},
 	"firmware/boot/initlink": {},
 	"firmware/erase":         {},
 	"firmware/health":        {},
