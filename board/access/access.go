@@ -9,6 +9,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,6 +126,7 @@ type AP struct {
 	wanted  Settings
 	station int
 	status  Status
+	notes   notes
 
 	dropped  atomic.Uint64
 	patience patience
@@ -133,8 +135,10 @@ type AP struct {
 	previous int             // channel
 	single   map[string]bool // radios, by MAC address, that do not carry two networks after all
 	country  string          // that was set
-	foreign  string          // why the country that is wanted is not in force; "" it is
 }
+
+// notes are what is not as it was asked for while the access point serves; "" is nothing.
+type notes struct{ country, channel, wired string }
 
 // New makes an AP. It does nothing before Run.
 func New(cfg Config) *AP {
@@ -188,6 +192,9 @@ func (a *AP) Snapshot() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.status
+	if s.Problem == "" {
+		s.Problem = cmp.Or(a.notes.country, a.notes.channel, a.notes.wired)
+	}
 	s.Stats.EventsDropped = a.dropped.Load()
 	return s
 }
@@ -202,6 +209,13 @@ func (a *AP) update(f func(*Status)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	f(&a.status)
+}
+
+// noted changes the notes.
+func (a *AP) noted(f func(*notes)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f(&a.notes)
 }
 
 // down forgets what is on the air and says why nothing is.
@@ -266,7 +280,8 @@ func (a *AP) serve(ctx context.Context, ready func()) error {
 		a.down(true, err.Error())
 		return a.pause(ctx)
 	}
-	plan, err := a.plan(radio, want, station, channel)
+	a.noted(func(n *notes) { n.channel = channel.Instead })
+	plan, err := a.plan(radio, want, station, channel.Channel)
 	if err != nil {
 		a.down(true, err.Error())
 		return a.pause(ctx)
@@ -321,18 +336,18 @@ func (a *AP) pause(ctx context.Context) error {
 
 // setCountry has the rules of the country in force and returns the radio as it is under them.
 func (a *AP) setCountry(ctx context.Context, radio Radio, want Settings) Radio {
-	if want.Country == "" {
-		a.foreign = ""
-		return radio
-	}
 	if want.Country == a.country {
 		return radio
 	}
-	a.country, a.foreign = want.Country, ""
-	if err := a.cfg.System.SetCountry(ctx, want.Country); err != nil {
-		a.country, a.foreign = "", err.Error() // it is tried again with the next start
-		a.cfg.Log.Warn("country not in force", "country", want.Country, "err", err)
+	a.country = want.Country
+	problem := ""
+	if want.Country != "" {
+		if err := a.cfg.System.SetCountry(ctx, want.Country); err != nil {
+			a.country, problem = "", err.Error() // it is tried again with the next start
+			a.cfg.Log.Warn("country not in force", "country", want.Country, "err", err)
+		}
 	}
+	a.noted(func(n *notes) { n.country = problem })
 	radios, err := a.cfg.System.Radios()
 	if err != nil {
 		return radio
@@ -344,7 +359,7 @@ func (a *AP) setCountry(ctx context.Context, radio Radio, want Settings) Radio {
 }
 
 // channel decides on the channel, after listening where that matters.
-func (a *AP) channel(ctx context.Context, radio Radio, want Settings, station int) (Channel, error) {
+func (a *AP) channel(ctx context.Context, radio Radio, want Settings, station int) (Choice, error) {
 	w := Wish{Country: want.Country, Asked: want.Channel, Station: station, Previous: a.previous, Seed: want.Seed}
 	var heard []Heard
 	if station == 0 && want.Channel == 0 {
@@ -376,11 +391,13 @@ func (a *AP) plan(radio Radio, want Settings, station int, channel Channel) (Pla
 
 // addWired makes the wired ports part of the network as soon as they are there.
 func (a *AP) addWired(ports []string) {
+	var problem string
 	for _, p := range ports {
-		if err := a.cfg.System.AddPort(Bridge, p); err != nil && !errors.Is(err, os.ErrNotExist) {
-			a.cfg.Log.Warn("wired handset port not added", "interface", p, "err", err)
+		if err := a.cfg.System.AddPort(Bridge, p); err != nil {
+			problem = fmt.Sprintf("no wired handset port: %v", err)
 		}
 	}
+	a.noted(func(n *notes) { n.wired = problem })
 }
 
 // writeConfiguration writes what hostapd reads: it has the key, and is for nobody else.

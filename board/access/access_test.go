@@ -322,6 +322,8 @@ func TestLivesAgain(t *testing.T) {
 func TestWithoutARadio(t *testing.T) {
 	hard := builtIn
 	hard.Switch = HardOff
+	mute := builtIn
+	mute.Channels = nil
 	for _, c := range []struct {
 		name   string
 		radios []Radio
@@ -334,7 +336,7 @@ func TestWithoutARadio(t *testing.T) {
 		{"another was asked for", []Radio{builtIn}, func(s *Settings) { s.Interface = "wlan7" }, true, "interface wlan7 is not there"},
 		{"handsets have cables", nil, func(s *Settings) { s.Wired = []string{"eth1", "eth2"} }, false, "wired ports only"},
 		{"switched off", []Radio{hard}, nil, true, "radio wlan0 (brcmfmac) is switched off by a switch on the board"},
-		{"a channel that cannot be", []Radio{builtIn}, func(s *Settings) { s.Channel = 13 }, true, "Wi-Fi channel: 13"},
+		{"no channel at all", []Radio{mute}, nil, true, "Wi-Fi channel: wlan0 has none to start on"},
 		{"a name that cannot be", []Radio{builtIn}, func(s *Settings) { s.SSID = "" }, true, "network name of 0 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -360,6 +362,37 @@ func TestWithoutARadio(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		})
+	}
+}
+
+// What cannot be had as it was asked for is told, and does not keep the kit from serving.
+func TestServesOtherwiseThanAskedFor(t *testing.T) {
+	b := newBench(t, playsWell, builtIn)
+	b.m.missing = map[string]bool{"eth2": true}
+	w := settings()
+	w.Wired = []string{"eth1", "eth2"}
+	b.Set(w)
+	b.start()
+	if s := b.onAir(); s.Severe || !strings.HasPrefix(s.Problem, "no wired handset port") || !b.m.did("port handset0 eth1") {
+		t.Errorf("%+v", s)
+	}
+	b.m.set(func() { b.m.missing = nil })
+	b.until("all well", func(s Status) bool { return s.Enabled && s.Problem == "" })
+	w.Channel = 13
+	b.Set(w)
+	s := b.until("told", func(s Status) bool { return s.Problem != "" })
+	if s.Severe || !s.Enabled || s.Channel.Number != 1 || s.Problem != "channel 13, asked for, may not be used while the country is not known by wlan0" || s.Stats.Starts != 1 {
+		t.Errorf("%+v", s)
+	}
+	w.MaxHandsets = 3 // something else changes: it is told still
+	b.Set(w)
+	if s := b.until("started anew", func(s Status) bool { return s.Enabled && s.Stats.Starts == 2 }); !strings.HasPrefix(s.Problem, "channel 13") {
+		t.Errorf("%+v", s)
+	}
+	b.Follow(14) // a link to where this kit may not go
+	time.Sleep(50 * time.Millisecond)
+	if s := b.Snapshot(); !s.Enabled || s.Stats.Starts != 2 || !strings.HasPrefix(s.Problem, "channel 1") {
+		t.Errorf("%+v", s)
 	}
 }
 

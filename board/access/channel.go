@@ -51,10 +51,18 @@ type Wish struct {
 	Seed     uint32 // spreads kits that hear nothing over the channels; the same for one kit
 }
 
+// Choice is a channel, and why it is not the one that was asked for; "" it is.
+type Choice struct {
+	Channel
+	Instead string
+}
+
 // ChooseChannel picks the channel of the access point: that of the radio's own station link, where it has one, since
 // most radios are on one channel at a time; else the one that was asked for; else the quietest of 1, 6 and 11, but the
-// previous one as long as no other is clearly better. ErrChannel where there is none.
-func ChooseChannel(r Radio, w Wish, heard []Heard) (Channel, error) {
+// previous one as long as no other is clearly better. What may not be used is passed over: handsets would rather have
+// another channel than no Wi-Fi. ErrChannel where there is none.
+func ChooseChannel(r Radio, w Wish, heard []Heard) (Choice, error) {
+	var choice Choice
 	allowed := Allowed(r, w.Country)
 	find := func(number int) (Channel, bool) {
 		at := slices.IndexFunc(allowed, func(c Channel) bool { return c.Number == number })
@@ -71,13 +79,14 @@ func ChooseChannel(r Radio, w Wish, heard []Heard) (Channel, error) {
 			continue
 		}
 		if c, ok := find(fixed.number); ok {
-			return c, nil
+			choice.Channel = c
+			return choice, nil
 		}
 		where := "in country " + w.Country
 		if w.Country == "" {
 			where = "while the country is not known"
 		}
-		return Channel{}, fmt.Errorf("%w: %d, %s, may not be used %s by %s", ErrChannel, fixed.number, fixed.why, where, r.Interface)
+		choice.Instead = fmt.Sprintf("channel %d, %s, may not be used %s by %s", fixed.number, fixed.why, where, r.Interface)
 	}
 	candidates := slices.DeleteFunc(slices.Clone(allowed), func(c Channel) bool {
 		return !slices.Contains(quietChannels, c.Number)
@@ -86,7 +95,7 @@ func ChooseChannel(r Radio, w Wish, heard []Heard) (Channel, error) {
 		candidates = allowed
 	}
 	if len(candidates) == 0 {
-		return Channel{}, fmt.Errorf("%w: %s has none to start on", ErrChannel, r.Interface)
+		return Choice{}, fmt.Errorf("%w: %s has none to start on", ErrChannel, r.Interface)
 	}
 	// A kit's own order, so that kits in a quiet place do not all take the first.
 	first := int(w.Seed % uint32(len(candidates)))
@@ -96,10 +105,12 @@ func ChooseChannel(r Radio, w Wish, heard []Heard) (Channel, error) {
 	})
 	if at := slices.IndexFunc(candidates, func(c Channel) bool { return c.Number == w.Previous }); at >= 0 {
 		if kept := candidates[at]; noise(kept, heard) < noise(best, heard)+quieter {
-			return kept, nil
+			choice.Channel = kept
+			return choice, nil
 		}
 	}
-	return best, nil
+	choice.Channel = best
+	return choice, nil
 }
 
 // floor is a channel where nobody is heard, dBm.

@@ -41,7 +41,7 @@ func (a *AP) host(ctx context.Context, radio Radio, plan Plan, want Settings, re
 	}
 	a.update(func(s *Status) {
 		s.Stats.Starts++
-		s.Limit, s.Country, s.Problem, s.Severe = plan.Limit, plan.Country, a.foreign, false
+		s.Limit, s.Country, s.Problem, s.Severe = plan.Limit, plan.Country, "", false
 	})
 	life, end := context.WithCancel(ctx)
 	h := &host{
@@ -265,8 +265,8 @@ func (h *host) adapt(ctx context.Context) (again bool) {
 	if want.Interface != h.settings.Interface || want.Country != h.settings.Country {
 		return true
 	}
-	channel := h.plan.Channel
-	if station != 0 || want.Channel != h.settings.Channel {
+	channel := Choice{Channel: h.plan.Channel}
+	if station != 0 || want.Channel != 0 {
 		// Listening would take the radio from the handsets, and the channel of now is as good as any.
 		w := Wish{Country: want.Country, Asked: want.Channel, Station: station, Previous: channel.Number, Seed: want.Seed}
 		var err error
@@ -274,13 +274,14 @@ func (h *host) adapt(ctx context.Context) (again bool) {
 			return true // which says what is wrong with it
 		}
 	}
-	plan, err := h.a.plan(h.radio, want, station, channel)
+	plan, err := h.a.plan(h.radio, want, station, channel.Channel)
 	if err != nil {
 		return true
 	}
+	h.a.noted(func(n *notes) { n.channel = channel.Instead })
 	h.a.addWired(want.Wired)
 	before := h.plan
-	h.settings, h.plan.Channel = want, channel
+	h.settings, h.plan.Channel = want, channel.Channel
 	if plan.Hostapd("") != h.plan.Hostapd("") {
 		h.plan = before
 		return true
@@ -288,7 +289,7 @@ func (h *host) adapt(ctx context.Context) (again bool) {
 	if channel.Number == before.Channel.Number {
 		return false
 	}
-	return !h.move(ctx, channel)
+	return !h.move(ctx, channel.Channel)
 }
 
 // move takes the handsets along to another channel (IEEE 802.11-2020 §11.8.8) and reports whether that has begun. Where
