@@ -345,3 +345,22 @@ func TestReleaseIsPlainJSON(t *testing.T) {
 		t.Errorf("%s: %v, %v", b, err, e)
 	}
 }
+
+// The same past the page cache, as a disk is written to. A file stands for the disk: no disk of the machine is touched.
+func TestFlashDiskWritesPastTheCache(t *testing.T) {
+	base := smallImage(t)
+	s := newStick(t, card.Size)
+	d := Disk{Path: s.Name(), Size: card.Size, Removable: true}
+	sum, err := FlashDisk(t.Context(), base, d, func(string, int64, int64) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{base, s.Name()} {
+		if got := strings.Fields(tool(t, "sha256sum", f))[0]; got != sum {
+			t.Errorf("%s: SHA-256 %s: told was %s", f, got, sum)
+		}
+	}
+	if _, err := FlashDisk(t.Context(), base, Disk{Path: filepath.Join(t.TempDir(), "gone"), Size: card.Size}, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a disk that is gone: %v", err)
+	}
+}
