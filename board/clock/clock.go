@@ -36,8 +36,8 @@ const (
 	believed = 15 * 365 * 24 * time.Hour
 	// guessed bounds by how much kits that know the time no better may raise each other.
 	guessed = 366 * 24 * time.Hour
-	// close is what counts as the same time: more than the way of a message, less than anybody notices.
-	close = 200 * time.Millisecond
+	// negligible is what counts as the same time: more than the way of a message, less than anybody notices.
+	negligible = 200 * time.Millisecond
 	// Apart is by how much clocks differ that people will notice.
 	Apart = 2 * time.Second
 	// slewed is by how much the clock is slowed down for: it still never goes back, and other clocks catch up with it.
@@ -134,9 +134,9 @@ func (r *Rules) Told(now Instant, s Source, t time.Time) (Change, error) {
 // change moves the clock by d.
 func change(now Instant, d time.Duration) Change {
 	switch {
-	case d > close:
+	case d > negligible:
 		return Change{Set: now.Wall.Add(d)}
-	case d < -close:
+	case d < -negligible:
 		return Change{Lose: -d}
 	}
 	return Change{}

@@ -118,7 +118,7 @@ func script(t *testing.T, dir, reason string) string {
 	t.Helper()
 	path := filepath.Join(dir, "script")
 	text := "#!/bin/sh\nenv >\"" + dir + "/new\"\nmv \"" + dir + "/new\" \"" + dir + "/event.$" + reason + "\"\n"
-	must(t, os.WriteFile(path, []byte(text), 0o700)) //nolint:gosec // a script is run
+	must(t, os.WriteFile(path, []byte(text), 0o700))
 	return path
 }
 
