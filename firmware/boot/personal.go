@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"fieldkit/board/store"
 	"fieldkit/firmware/card"
@@ -96,6 +97,43 @@ func keptPersonal(s items) (p card.Personal, err error) {
 		*f.into = b
 	}
 	return p, err
+}
+
+// Files on the boot partition that are the operator's, and their largest sizes in bytes.
+const (
+	operatorFile    = "kit.toml"
+	operatorMission = "kit.mission"
+	maxSettings     = 64 << 10
+	maxMission      = 1 << 20
+)
+
+// filesOf takes over the personalisation and returns what the daemon is to find, by path: what the card was personalised
+// with, and what the operator put on the boot partition. That is read without mounting it, so that nothing is written
+// there. The operator's mission file counts before the other one. What cannot be read is left out, and said.
+func filesOf(disk card.Disk, kept items) (files map[string][]byte, problems []error) {
+	files = map[string][]byte{}
+	personal, err := takePersonal(disk, kept)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	put := func(path string, data []byte) {
+		if len(data) > 0 {
+			files[path] = data
+		}
+	}
+	put(config.CardPersonal, personal.Kit)
+	put(config.CardMission, personal.Mission)
+	for _, f := range []struct {
+		name, path string
+		limit      int
+	}{{operatorFile, config.CardFile, maxSettings}, {operatorMission, config.CardMission, maxMission}} {
+		b, err := card.ReadFile(disk, card.Boot, f.name, f.limit)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
+		put(f.path, b)
+	}
+	return files, problems
 }
 
 // newBoard tells whether the card was first started in another board than the one with the serial, and notes the

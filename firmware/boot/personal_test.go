@@ -5,7 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"fieldkit/board/store"
@@ -236,6 +242,76 @@ func TestPersonalisationInTheStore(t *testing.T) {
 		if err != nil || !samePersonal(got, want) {
 			t.Fatalf("%q %q: %v", got.Kit, got.Mission, err)
 		}
+	}
+}
+
+// cardWith makes an image with a boot partition that independent tools made, with the operator's files on it.
+func cardWith(t *testing.T, files map[string]string) *os.File {
+	t.Helper()
+	dir := t.TempDir()
+	name := filepath.Join(dir, "card.img")
+	run := func(argv ...string) {
+		t.Helper()
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+	}
+	run("truncate", "-s", strconv.FormatInt(card.Size, 10), name)
+	run("mkfs.fat", "-F", "32", "-n", card.Boot.Label, "--offset", strconv.FormatInt(card.Boot.Offset/card.SectorSize, 10), name, strconv.FormatInt(card.Boot.Size/1024, 10))
+	for file, text := range files {
+		from := filepath.Join(dir, file)
+		if err := os.WriteFile(from, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run("mcopy", "-i", fmt.Sprintf("%s@@%d", name, card.Boot.Offset), from, "::"+file)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	sector := card.EncodeMBR()
+	if _, err := f.WriteAt(sector[:], 0); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestFilesOfACard(t *testing.T) {
+	whole := card.Personal{Kit: []byte("personal"), Mission: []byte("flashed")}
+	for _, c := range []struct {
+		name     string
+		operator map[string]string
+		personal *card.Personal
+		want     map[string]string
+		problems int
+	}{
+		{"neutral", map[string]string{"kit.toml": "# template"}, nil, map[string]string{config.CardFile: "# template"}, 0},
+		{"without any file", nil, nil, map[string]string{}, 0},
+		{"personalised", map[string]string{"kit.toml": "own"}, &whole, map[string]string{config.CardFile: "own", config.CardPersonal: "personal", config.CardMission: "flashed"}, 0},
+		{"and a mission file of the operator's", map[string]string{"kit.mission": "own mission"}, &whole, map[string]string{config.CardPersonal: "personal", config.CardMission: "own mission"}, 0},
+		{"a mission file alone", map[string]string{"kit.mission": "own mission"}, nil, map[string]string{config.CardMission: "own mission"}, 0},
+		{"settings that are too long", map[string]string{"kit.toml": strings.Repeat("#", maxSettings+1)}, &whole, map[string]string{config.CardPersonal: "personal", config.CardMission: "flashed"}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			disk := cardWith(t, c.operator)
+			if c.personal != nil {
+				if err := card.WritePersonal(disk, *c.personal); err != nil {
+					t.Fatal(err)
+				}
+			}
+			k := kept{&power{left: -1}, map[string][]byte{}}
+			for boot := range 2 { // the second one finds the same
+				files, problems := filesOf(disk, k)
+				got := map[string]string{}
+				for path, data := range files {
+					got[path] = string(data)
+				}
+				if !maps.Equal(got, c.want) || len(problems) != c.problems {
+					t.Errorf("boot %d: %v, %v", boot, got, problems)
+				}
+			}
+		})
 	}
 }
 

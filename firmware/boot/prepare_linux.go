@@ -2,9 +2,7 @@ package boot
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,14 +21,6 @@ import (
 const (
 	cardWait  = 15 * time.Second // for the card's driver to find it
 	cardPause = 20 * time.Millisecond
-)
-
-// Files on the boot partition that are the operator's.
-const (
-	operatorFile    = "kit.toml"
-	operatorMission = "kit.mission"
-	maxSettings     = 64 << 10
-	maxMission      = 1 << 20
 )
 
 // prepare brings the system as far as the daemon needs it. It runs beside the loop and touches nothing of the loop's.
@@ -156,8 +146,7 @@ func finishErase(device string) error {
 	return eraseCard(disk, config.CardState)
 }
 
-// layFiles puts the settings and the mission where the daemon finds them: what the card was personalised with, and over
-// it what the operator put on the boot partition. That is read without mounting it, so that nothing is written there.
+// layFiles puts the settings and the mission where the daemon finds them.
 func (p *pid1) layFiles(at card.Location, kept items, note func(string, bool, string)) {
 	if at.Disk == "" {
 		return
@@ -168,33 +157,14 @@ func (p *pid1) layFiles(at card.Location, kept items, note func(string, bool, st
 		return
 	}
 	defer disk.Close()
-	personal, err := takePersonal(disk, kept)
-	if err != nil {
-		note(initlink.AboutMission, true, err.Error())
-	}
-	settings, err := card.ReadFile(disk, card.Boot, operatorFile, maxSettings)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		note(initlink.AboutMission, true, err.Error())
-	}
-	mission, err := card.ReadFile(disk, card.Boot, operatorMission, maxMission)
-	switch {
-	case err == nil:
-	case errors.Is(err, fs.ErrNotExist):
-		mission = personal.Mission
-	default:
-		note(initlink.AboutMission, true, err.Error())
-		mission = personal.Mission
-	}
-	for _, f := range []struct {
-		path string
-		data []byte
-	}{{config.CardPersonal, personal.Kit}, {config.CardFile, settings}, {config.CardMission, mission}} {
-		if len(f.data) == 0 {
-			continue
+	files, problems := filesOf(disk, kept)
+	for path, data := range files {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			problems = append(problems, err)
 		}
-		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
-			note(initlink.AboutMission, true, err.Error())
-		}
+	}
+	for _, err := range problems {
+		note(initlink.AboutMission, true, err.Error())
 	}
 	p.timeline.mark("settings", initlink.SinceKernel())
 }
