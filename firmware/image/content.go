@@ -28,7 +28,6 @@ gpu_mem=16
 disable_splash=1
 boot_delay=0
 enable_uart=1
-dtoverlay=disable-bt
 `
 	// The firmware puts the name of the board's serial port in the place of serial0. A kernel that panics starts again.
 	cmdline = "console=serial0,115200 console=tty1 rdinit=/init panic=10 oops=panic quiet\n"

@@ -64,7 +64,8 @@ func (b *builder) kernel(ctx context.Context, lock []debPackage) (*kernel, error
 // kernelFromDir reads a directory like that of KernelPi's module: vmlinuz, device trees, overlays, lib/modules/VERSION
 // and LICENSE.linux.
 func kernelFromDir(dir, flavour string) (*kernel, error) {
-	k := &kernel{flavour: flavour, dtbs: tree{}, boot: piModules, more: piMore}
+	// Bluetooth is of no use here, and takes the better serial port from the console.
+	k := &kernel{flavour: flavour, dtbs: tree{}, boot: piModules, more: piMore, config: "dtoverlay=disable-bt\n"}
 	var err error
 	if k.image, err = os.ReadFile(filepath.Join(dir, "vmlinuz")); err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (b *builder) debianKernel(ctx context.Context, list []debPackage) (*kernel,
 	if len(parts) != 1 {
 		return nil, fmt.Errorf("%s: %d packages of the set %s: want one", lockName, len(parts), kernelSet)
 	}
-	k := &kernel{flavour: KernelDebian, dtbs: tree{}, source: parts[0].source, config: "upstream_kernel=1\n"}
+	k := &kernel{flavour: KernelDebian, dtbs: tree{}, source: parts[0].source, config: "upstream_kernel=1\n"} // it names device trees as Linux does
 	for _, f := range files.names() {
 		switch {
 		case strings.HasPrefix(f, "/boot/vmlinuz-"):
