@@ -171,6 +171,9 @@ func (b *Board) load(ctx context.Context, boot *Boot) error {
 		Kernel: b.scratch("kernel"), Initrd: b.scratch("initrd"), DTB: b.scratch("dtb"),
 	}
 	for _, f := range []struct{ name, to string }{{s.kernel, c.Kernel}, {s.initramfs, c.Initrd}, {s.dtb, c.DTB}} {
+		if f.to == c.DTB && b.o.Machine == Virt {
+			continue // it makes its own, see below
+		}
 		if err := b.copy(ctx, slot, f.name, f.to); err != nil {
 			return err
 		}
@@ -304,9 +307,9 @@ func (b *Board) overlay(ctx context.Context, slot int64, tree string, overlays [
 	return nil
 }
 
-// dumpTree replaces the slot's device tree by the one that the machine makes for itself.
+// dumpTree writes the device tree that the machine makes for itself.
 func (b *Board) dumpTree(ctx context.Context, c Config) error {
-	if err := os.Remove(c.DTB); err != nil {
+	if err := os.Remove(c.DTB); err != nil && !errors.Is(err, os.ErrNotExist) { // it is written over no file
 		return err
 	}
 	args := []string{"-nodefaults", "-display", "none", "-M", "virt,dumpdtb=" + c.DTB}

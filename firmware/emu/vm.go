@@ -42,11 +42,11 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	}
 	v := &VM{machine: c.Machine, ended: make(chan struct{}), said: &tail{}, Started: time.Now()}
 	var theirs []*os.File
-	defer func() {
+	closeTheirs := func() {
 		for _, f := range theirs {
 			_ = f.Close()
 		}
-	}()
+	}
 	// pair makes a connection and returns our end and the number of the other in QEMU.
 	pair := func() (net.Conn, int, error) {
 		ours, other, err := socketPair()
@@ -57,6 +57,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		return ours, 2 + len(theirs), nil // after standard input, output and error
 	}
 	fail := func(err error) (*VM, error) {
+		closeTheirs()
 		for _, p := range v.plugs {
 			p.pull()
 		}
@@ -106,6 +107,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	if err := v.cmd.Start(); err != nil {
 		return fail(err)
 	}
+	closeTheirs() // from now on a connection ends when QEMU does
 	v.Console, v.QMP = newConsole(), newQMP(monitor)
 	v.reading.Go(func() { v.Console.read(console) })
 	v.reading.Go(v.QMP.read)
@@ -120,7 +122,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	stop := context.AfterFunc(ctx, v.PullPlug)
 	go func() { <-v.ended; stop() }()
 	if _, err := v.QMP.Do("qmp_capabilities", nil); err != nil {
-		v.Close()
+		v.Close() // after which all that QEMU said is there
 		return nil, fmt.Errorf("machine %s: %w: %s", c.Machine, err, v.said)
 	}
 	return v, nil

@@ -27,7 +27,7 @@ func handset(args []string) error {
 		return errors.New("no command")
 	}
 	commands := map[string]func([]string) error{
-		"get": get, "netns": makeNetns, "phy": movePhy, "up": bringUp, "dhcp": lease, "phone": runPhone, "sleep": sleep, "daemon": findDaemon,
+		"get": get, "post": post, "netns": makeNetns, "phy": movePhy, "up": bringUp, "dhcp": lease, "phone": runPhone, "sleep": sleep, "daemon": findDaemon, "alone": alone,
 	}
 	c, ok := commands[args[0]]
 	if !ok {
@@ -37,6 +37,28 @@ func handset(args []string) error {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	return nil
+}
+
+// post sends a file of a media type, as a browser or a program sends an update, and prints the answer.
+func post(args []string) error {
+	if len(args) != 3 {
+		return errors.New("a file, its media type, an address")
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := http.Post(args[2], args[1], f)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if _, err := fmt.Println(r.Status); err != nil {
+		return err
+	}
+	_, err = io.Copy(os.Stdout, r.Body)
+	return err
 }
 
 // get fetches a page and prints it.

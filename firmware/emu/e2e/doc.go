@@ -1,0 +1,3 @@
+// Package e2e has the tests of the card in emulated boards: it boots them, pulls their plugs, gives them updates that
+// are good or bad, and phones. It is tests only. They need QEMU and run alone, see scripts/test.
+package e2e
