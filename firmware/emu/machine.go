@@ -73,7 +73,7 @@ func (c Config) arguments(files inherited) ([]string, error) {
 	}
 	// What the machine had written when the plug was pulled is on the card, in the order of writing; what it had not is not.
 	const drive = "file=%s,format=raw,cache=writethrough,"
-	card := "virtio-net-pci"
+	card := "virtio-net-pci,romfile=," // nobody boots from it
 	switch c.Machine {
 	case Virt:
 		a = append(a, c.virtSize()...)
@@ -84,7 +84,7 @@ func (c Config) arguments(files inherited) ([]string, error) {
 			a = append(a, "-device", "i6300esb", "-action", "watchdog=reset")
 		}
 	case Pi3, Pi4:
-		card = "usb-net"
+		card = "usb-net,"
 		if c.Disk != "" {
 			a = append(a, "-drive", fmt.Sprintf(drive+"if=sd", c.Disk))
 		}
@@ -107,7 +107,7 @@ func (c Config) arguments(files inherited) ([]string, error) {
 				return nil, err
 			}
 		}
-		a = append(a, "-netdev", back, "-device", fmt.Sprintf("%s,netdev=net%d,id=nic%d,mac=%s", card, i, i, n.MAC))
+		a = append(a, "-netdev", back, "-device", fmt.Sprintf("%snetdev=net%d,id=nic%d,mac=%s", card, i, i, n.MAC))
 	}
 	return a, nil
 }
