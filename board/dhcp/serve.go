@@ -174,9 +174,15 @@ func (s *Server) loop(ctx context.Context, t *Table, out shell, came, answered <
 			}
 			out.do(t.Receive(time.Now(), f.from, m))
 		case f := <-answered:
-			if mac, addr, ok := arpSender(f.data); ok {
-				out.do(t.InUse(time.Now(), addr, mac))
+			mac, addr, ok := arpSender(f.data)
+			if !ok {
+				continue
 			}
+			next := t.InUse(time.Now(), addr, mac)
+			if len(next) == 0 {
+				continue // most of what stations ask each other has nothing to do with leases
+			}
+			out.do(next)
 		case <-timer.C:
 			out.do(t.Advance(time.Now()))
 		}
