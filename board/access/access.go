@@ -289,6 +289,9 @@ func (a *AP) serve(ctx context.Context, ready func()) error {
 	if err := a.host(ctx, radio, plan, want, ready); err != nil {
 		if len(plan.BSSs) > 1 && errors.Is(err, errNotStarted) && ctx.Err() == nil {
 			a.cfg.Log.Warn("radio carries one network only", "radio", radio.Interface, "err", err)
+			if len(a.single) >= maxRadios {
+				clear(a.single) // radios come and go; those that are there say so again
+			}
 			a.single[radio.MAC.String()] = true
 			return errAgain
 		}

@@ -92,13 +92,13 @@ func (h *host) begin(ctx context.Context) error {
 		case <-h.process.done:
 			return fmt.Errorf("%w: hostapd: %w", errNotStarted, h.process.err)
 		case <-ctx.Done():
-			if why != nil && context.Cause(ctx) == late {
+			if why != nil && errors.Is(context.Cause(ctx), late) {
 				return fmt.Errorf("%w: %w", late, why)
 			}
 			return context.Cause(ctx)
 		case e := <-h.events:
 			if e.kind == disabled || e.kind == terminating {
-				return fmt.Errorf("%w: hostapd gave up on %s", errNotStarted, h.radio.Interface)
+				return fmt.Errorf("%w: %w", errNotStarted, h.lastWords(fmt.Errorf("hostapd gave up on %s", h.radio.Interface)))
 			}
 		case <-poll.C:
 		}
@@ -192,12 +192,7 @@ func (h *host) look(ctx context.Context) (again bool, err error) {
 		if h.silent++; h.silent < h.a.patience.silent {
 			return false, nil
 		}
-		select {
-		case <-h.process.done: // it says more than its silence
-			return false, fmt.Errorf("hostapd: %w", h.process.err)
-		case <-time.After(endWait / 10):
-			return false, fmt.Errorf("hostapd does not answer: %w", err)
-		}
+		return false, h.lastWords(fmt.Errorf("hostapd does not answer: %w", err))
 	case s.state != "ENABLED":
 		return false, fmt.Errorf("radio %s is not on the air: hostapd is %s", h.radio.Interface, s.state)
 	}
@@ -218,6 +213,18 @@ func (h *host) look(ctx context.Context) (again bool, err error) {
 	}
 	h.show(s)
 	return false, nil
+}
+
+// lastWords is what hostapd said at its end, if that comes now, else err: what it said is more than its silence.
+func (h *host) lastWords(err error) error {
+	t := time.NewTimer(endWait / 10)
+	defer t.Stop()
+	select {
+	case <-h.process.done:
+		return fmt.Errorf("hostapd: %w", h.process.err)
+	case <-t.C:
+		return err
+	}
 }
 
 // share leaves each network the places that the other one has not taken: the radio counts them together.
