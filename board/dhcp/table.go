@@ -143,7 +143,7 @@ func (t *Table) Receive(now time.Time, from MAC, m *dhcpv4.DHCPv4) []Output {
 		return nil
 	}
 	id := m.Options.Get(dhcpv4.OptionClientIdentifier)
-	if len(id) == 1 || len(id) > 255 { // "Its minimum length is 2" (RFC 2132 §9.14); more than one option is no identifier
+	if len(id) > 255 { // several options, which the parser joined
 		t.stats.Invalid++
 		return nil
 	}
@@ -158,7 +158,7 @@ func (t *Table) Receive(now time.Time, from MAC, m *dhcpv4.DHCPv4) []Output {
 	// The types keep apart an identifier and a hardware address that look alike. Two stations that claim one identifier
 	// do not get each other's address either: it is derived from the hardware address.
 	client := "id:" + string(from[:]) + string(id)
-	if len(id) == 0 {
+	if len(id) < 2 { // "Its minimum length is 2" (RFC 2132 §9.14): it identifies nobody, and the client is served all the same
 		client = "hw:" + string(from[:])
 	}
 	switch m.MessageType() {

@@ -388,7 +388,10 @@ func TestClientIdentifiers(t *testing.T) {
 	if n := len(tab.Leases()); n != perStation {
 		t.Errorf("one device has %d leases", n)
 	}
-	silent(t, "an identifier of one byte", tab.Receive(start, other, discover(other, ident("x"))))
+	silent(t, "an identifier of more than an option", tab.Receive(start, other, discover(other, ident(string(make([]byte, 300))))))
+	if a := lease(t, tab, start, other, ident("x")); a != tab.pool.address(other, 0) {
+		t.Errorf("with an identifier of one byte it got %v", a)
+	}
 }
 
 func TestHostNames(t *testing.T) {
