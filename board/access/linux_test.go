@@ -80,8 +80,13 @@ func TestHandsetNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !reach(t, one, "10.73.0.1") || !reach(t, two, "10.73.0.1") {
-		t.Error("a handset does not reach the kit")
+	for _, h := range []*netns.Host{one, two} {
+		// Carriers and the bridge's ports come up when the kernel gets to it.
+		for end := time.Now().Add(10 * time.Second); !reach(t, h, "10.73.0.1"); {
+			if time.Now().After(end) {
+				t.Fatalf("handset %s does not reach the kit", h.Name())
+			}
+		}
 	}
 	if reach(t, one, "10.73.5.2") || reach(t, two, "10.73.5.1") {
 		t.Error("a handset reaches another")
