@@ -13,9 +13,13 @@ import (
 
 func sample() Status {
 	return Status{
-		Kit:      Kit{NodeID: "00112233445566778899aabbccddeeff", Number: 412, Name: "maple", Mission: "relief", SIP: "10.73.0.1:5060", JoinedMS: 1234},
-		Kits:     []Neighbour{{NodeID: "ffeeddccbbaa99887766554433221100", Number: 413, State: "stranger", Reason: "another mission"}},
-		Ring:     []string{"00112233445566778899aabbccddeeff"},
+		Kit:  Kit{NodeID: "00112233445566778899aabbccddeeff", Number: 412, Name: "maple", Mission: "relief", SIP: "10.73.0.1:5060", JoinedMS: 1234},
+		Kits: []Neighbour{{NodeID: "ffeeddccbbaa99887766554433221100", Number: 413, State: "stranger", Reason: "another mission"}},
+		Ring: []string{"00112233445566778899aabbccddeeff"},
+		Access: Access{
+			State: "on air", SSID: "Valley <b>", Radio: "wlan0 (brcmfmac)", Channel: 6, Country: "DE", Clients: 8, Limit: 8,
+			BSS: []BSS{{Interface: "wlan0", SSID: "Valley <b>", BSSID: "02:00:00:00:00:01", Clients: 8}},
+		},
 		Handsets: []Handset{{Name: `<script>alert(1)</script>`, Number: "41201", Registered: true, Contact: "10.73.1.5:5060"}},
 		Calls:    []Call{{From: "41201", To: "41301", State: "answered", SetupMS: 42, Media: []Stream{{From: "41201", To: "41301", Packets: 50}}}},
 		Board:    Board{Kind: "simulated", State: "alone", LEDs: []LED{{Name: "LINK", Colour: "blue", Pattern: "off"}}},
@@ -222,5 +226,30 @@ func TestUpdatePage(t *testing.T) {
 	}
 	if w := get(http.MethodPost); w.Code != http.StatusMethodNotAllowed && w.Code != http.StatusNotFound {
 		t.Errorf("posted to nobody: %d", w.Code)
+	}
+}
+
+// The page says how many more phones the radio takes, and nothing of a Wi-Fi that is not the kit's.
+func TestPageShowsTheAccessPoint(t *testing.T) {
+	_, body := get(t, "/")
+	for _, want := range []string{"Valley &lt;b&gt;", "channel 6", "rules of DE", "wlan0 (brcmfmac)", "<b>8 of 8</b> places taken: full", "02:00:00:00:00:01"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page does not show %q", want)
+		}
+	}
+	show := func(a Access) string {
+		s, err := New(Config{Status: func() Status { return Status{Access: a} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		return w.Body.String()
+	}
+	if body := show(Access{State: "on air", SSID: "V", Channel: 1, Clients: 2, Limit: 8}); !strings.Contains(body, "country not known") || strings.Contains(body, "full, go") {
+		t.Error("a kit that is not full, in an unknown country")
+	}
+	if body := show(Access{State: "system"}); strings.Contains(body, "h-access") {
+		t.Error("the Wi-Fi of the system is shown as the kit's")
 	}
 }
