@@ -239,22 +239,31 @@ func (t *Table) discover(now time.Time, s *station, client string, m *dhcpv4.DHC
 
 // bind makes a binding at the first free address of the station; nil if there is no room.
 func (t *Table) bind(now time.Time, s *station, client string) *binding {
-	if len(s.bindings) >= perStation {
-		// The device stays one device: a third system on it ends the lease that ends first anyway.
-		t.drop(slices.MinFunc(s.bindings, func(a, b *binding) int { return a.ends.Compare(b.ends) }))
-	}
-	if len(t.byClient) >= MaxLeases {
+	if !t.room(s) {
 		return nil
 	}
 	for i := range candidates {
 		if addr := t.pool.address(s.mac, i); t.free(now, addr) {
-			b := &binding{client: client, station: s, addr: addr, state: probing}
-			t.byClient[client], t.byAddr[addr] = b, b
-			s.bindings = append(s.bindings, b)
-			return b
+			return t.add(s, client, addr)
 		}
 	}
 	return nil
+}
+
+// room reports whether there may be one binding more, and makes it among those of the station: the device stays one device,
+// so a third system on it takes the place of the lease that ends first.
+func (t *Table) room(s *station) bool {
+	if len(s.bindings) >= perStation {
+		t.drop(slices.MinFunc(s.bindings, func(a, b *binding) int { return a.ends.Compare(b.ends) }))
+	}
+	return len(t.byClient) < MaxLeases
+}
+
+func (t *Table) add(s *station, client string, addr netip.Addr) *binding {
+	b := &binding{client: client, station: s, addr: addr, state: probing}
+	t.byClient[client], t.byAddr[addr] = b, b
+	s.bindings = append(s.bindings, b)
+	return b
 }
 
 func (t *Table) free(now time.Time, addr netip.Addr) bool {
@@ -404,28 +413,15 @@ func (t *Table) request(now time.Time, s *station, client string, m *dhcpv4.DHCP
 		if b != nil {
 			t.drop(b)
 		}
-		if b = t.take(s, client, wanted); b == nil {
+		if !t.room(s) {
 			t.refuse(now)
 			return nil // an address that works is not taken away for want of a record
 		}
+		b = t.add(s, client, wanted)
 	}
 	b.state, b.ends, b.discover = bound, now.Add(t.cfg.LeaseTime), nil
 	t.setName(b, m)
 	return t.ack(b, m)
-}
-
-// take binds an address that the client has already.
-func (t *Table) take(s *station, client string, addr netip.Addr) *binding {
-	if len(s.bindings) >= perStation {
-		t.drop(slices.MinFunc(s.bindings, func(a, b *binding) int { return a.ends.Compare(b.ends) }))
-	}
-	if len(t.byClient) >= MaxLeases {
-		return nil
-	}
-	b := &binding{client: client, station: s, addr: addr}
-	t.byClient[client], t.byAddr[addr] = b, b
-	s.bindings = append(s.bindings, b)
-	return b
 }
 
 // decline is RFC 2131 §4.3.3. Who declines burns addresses of its own only.

@@ -184,7 +184,7 @@ func TestAStationThatRoamsKeepsItsAddress(t *testing.T) {
 		tab := table(t)
 		// Another station whose first address is taken got this one: it is made so by hand, as no two of a few do by chance.
 		s := tab.station(start, other)
-		b := tab.take(s, "hw:other", addr)
+		b := tab.add(s, "hw:other", addr)
 		b.state, b.ends = bound, start.Add(time.Hour)
 		a := wantType(t, tab.Receive(start, phone, rebooting(phone, addr)), dhcpv4.MessageTypeNak)
 		// RFC 2131 §4.3.2: "The server MUST broadcast the DHCPNAK message to the 0xffffffff broadcast address".
