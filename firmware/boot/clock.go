@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// believed is how far after the making of its image a kit is taken to run. What is later comes from a clock that lost
-// its power or from a bit that flipped, and would never be lowered again.
-const believed = 20 * 365 * 24 * time.Hour
+// believed is how far after the making of its image a kit is taken to run, the same as in board/clock. What is later
+// comes from a clock that lost its power or from a bit that flipped, and would never be lowered again.
+const believed = 15 * 365 * 24 * time.Hour
 
 // floor is the earliest that it can be: the latest of the time at which the image was made, the one that was saved
 // last, and what clocks say, as far as they are believed. set is false if the clock says that already. The system's
