@@ -180,6 +180,7 @@ func (p *pid1) note(about string, fault bool, text string) {
 }
 
 func addNote(log *slog.Logger, notes []initlink.Note, about string, fault bool, text string) []initlink.Note {
+	text = strings.ReplaceAll(text, "\n", "; ") // joined errors
 	log.Warn("note", "about", about, "fault", fault, "text", text)
 	if len(notes) >= initlink.MaxNotes {
 		return notes

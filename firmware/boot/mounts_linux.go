@@ -76,7 +76,7 @@ func (v statePartition) check(all bool) (int, string, error) {
 func (v statePartition) format() error {
 	status, said, err := v.run("/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-L", "perm", "-b", "4096", "-I", "256", "-N", "4096", "-m", "0", "-J", "size=4", v.device)
 	if err == nil && status != 0 {
-		err = fmt.Errorf("status %d: %s", status, lastLine(said))
+		err = fmt.Errorf("status %d: %s", status, gist(said))
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -44,10 +45,10 @@ func preparePerm(v volume) (permState, error) {
 			errs = append(errs, fmt.Errorf("e2fsck: %w", err))
 		case status >= fsckFailed:
 			// No superblock is found, say; or the device does not read.
-			errs = append(errs, fmt.Errorf("e2fsck: status %d: %s", status, lastLine(said)))
+			errs = append(errs, fmt.Errorf("e2fsck: status %d: %s", status, gist(said)))
 			damaged = true
 		case status&fsckUncorrected != 0:
-			errs = append(errs, fmt.Errorf("e2fsck: damage: %s", lastLine(said)))
+			errs = append(errs, fmt.Errorf("e2fsck: damage: %s", gist(said)))
 			damaged = true
 			continue
 		}
@@ -78,12 +79,12 @@ func preparePerm(v volume) (permState, error) {
 	return permMade, errors.Join(errs...)
 }
 
-// lastLine is the end of what a tool said, for a note.
-func lastLine(s string) string {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i] == '\n' {
-			return s[i+1:]
+// gist is one line of what a tool said, for a note: the first, as what follows is usually advice.
+func gist(said string) string {
+	for line := range strings.Lines(said) {
+		if line = strings.TrimSpace(line); line != "" {
+			return line
 		}
 	}
-	return s
+	return "it says nothing"
 }

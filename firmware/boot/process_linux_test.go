@@ -346,7 +346,7 @@ func TestFailedToolIsAnError(t *testing.T) {
 		if argv[len(argv)-1] != "/dev/x" {
 			t.Errorf("%v", argv)
 		}
-		return 1, "a\nmke2fs: no space", nil
+		return 1, "\nmke2fs: no space\nadvice", nil
 	}}
 	if err := v.format(); err == nil || !strings.Contains(err.Error(), "no space") {
 		t.Error(err)
