@@ -119,6 +119,9 @@ func (a *Agent) send(r guest.Request, prepare func(id int)) (chan guest.Answer, 
 }
 
 func (a *Agent) do(ctx context.Context, r guest.Request, prepare func(id int)) (guest.Answer, error) {
+	if _, err := a.Up(ctx); err != nil { // before, the line takes nothing
+		return guest.Answer{}, err
+	}
 	c, err := a.send(r, prepare)
 	if err != nil {
 		return guest.Answer{}, fmt.Errorf("agent %s: %w", r.Op, err)

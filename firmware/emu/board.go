@@ -22,6 +22,7 @@ type Options struct {
 	Serial  string // of the board, hexadecimal, as its firmware tells the kernel
 	Cmdline string // added to the slot's
 	Payload Payload
+	Bare    bool // boot the payload alone, on the slot's kernel: what the product's time is compared with
 	NICs    []NIC
 
 	Watchdog bool
@@ -253,7 +254,11 @@ func (b *Board) addPayload(c *Config) error {
 	if len(b.o.Payload) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(c.Initrd, os.O_WRONLY, 0)
+	mode := os.O_WRONLY
+	if b.o.Bare {
+		mode |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(c.Initrd, mode, 0)
 	if err != nil {
 		return err
 	}

@@ -39,9 +39,14 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
+// limit bounds a test so that it can still say what was wrong before the run of all tests is cut off.
 func limit(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	end := time.Now().Add(d)
+	if last, ok := t.Deadline(); ok && last.Add(-10*time.Second).Before(end) {
+		end = last.Add(-10 * time.Second)
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), end)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -28,6 +28,7 @@ func handset(args []string) error {
 	}
 	commands := map[string]func([]string) error{
 		"get": get, "post": post, "netns": makeNetns, "phy": movePhy, "up": bringUp, "dhcp": lease, "phone": runPhone, "sleep": sleep, "daemon": findDaemon, "alone": alone,
+		"wire": wire, "wpa": wpa,
 	}
 	c, ok := commands[args[0]]
 	if !ok {

@@ -77,6 +77,53 @@ func bringUp(names []string) error {
 	return nil
 }
 
+// wire puts a handset on a cable: a pair of interfaces, of which one end is the port of a bridge, and the other is in the
+// namespace that the file holds, under the name given.
+func wire(args []string) error {
+	if len(args) != 3 {
+		return errors.New("a bridge, a file and a name")
+	}
+	bridge, err := netlink.LinkByName(args[0])
+	if err != nil {
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	f, err := os.Open(args[1])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex, attrs.Flags = "port-"+args[2], bridge.Attrs().Index, net.FlagUp
+	return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: args[2], PeerNamespace: netlink.NsFd(f.Fd())})
+}
+
+// wpa gives a command to wpa_supplicant by its control socket and prints the answer.
+func wpa(args []string) error {
+	if len(args) < 2 {
+		return errors.New("a socket and a command")
+	}
+	own := fmt.Sprintf("/tmp/wpa-%d", os.Getpid())
+	defer os.Remove(own)
+	c, err := net.DialUnix("unixgram", &net.UnixAddr{Name: own, Net: "unixgram"}, &net.UnixAddr{Name: args[0], Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte(strings.Join(args[1:], " "))); err != nil {
+		return err
+	}
+	b := make([]byte, 8192)
+	n, err := c.Read(b)
+	if err != nil {
+		return err
+	}
+	fmt.Println(strings.TrimSpace(string(b[:n])))
+	return nil
+}
+
 // lease gets an address for an interface as a phone does, gives the interface the address, and prints the lease. With
 // -again it asks to keep the address it had on another access point of the same network: INIT-REBOOT, RFC 2131 §3.2.
 func lease(args []string) error {
