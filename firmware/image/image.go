@@ -10,7 +10,6 @@ package image
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,6 +23,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
@@ -299,7 +299,7 @@ func (t tree) initrd() ([]byte, error) {
 // gzipped is the only compression of a kernel that the boards' firmware undoes.
 func gzipped(b []byte) ([]byte, error) {
 	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	z, err := gzip.NewWriterLevel(&out, 8) // 9 takes three times as long for a thousandth less
 	if err != nil {
 		return nil, err
 	}
