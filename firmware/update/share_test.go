@@ -111,7 +111,7 @@ func (m mission) identity(t *testing.T) *ident.Identity {
 func signedItems(t *testing.T, c *memoryCard, n uint64) *memoryItems {
 	t.Helper()
 	items := newItems(c.power)
-	k := boot(t, c, items, n, false, func(cfg *Config) { cfg.Sign = signAs(1) })
+	k := boot(t, c, items, n, false, func(cfg *Config) { cfg.Sign, cfg.Tick = signAs(1), 5*time.Millisecond })
 	stop := k.run(t)
 	eventually(t, "signature for what was flashed", func() bool { _, _, ok := k.Offer(); return ok })
 	stop()

@@ -20,6 +20,7 @@ import (
 const (
 	RecordItem = "update.json"
 	askTimeout = 30 * time.Second // for the loop to answer, which may be writing to the card
+	signAfter  = 60               // looks at the kit: to read the slot would slow its start down
 )
 
 // Disk is the card while an update has it open.
@@ -169,14 +170,16 @@ func (u *Updater) Run(ctx context.Context) error {
 
 // look tells the loop how the kit is. It is a goroutine of its own, since to find that out takes time.
 func (u *Updater) look(ctx context.Context) {
-	u.signOwn(ctx)
 	tick := time.NewTicker(u.cfg.Tick)
 	defer tick.Stop()
-	for {
+	for looks := 0; ; looks++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if looks == signAfter {
+			u.signOwn(ctx)
 		}
 		if v := u.View(); v.Check && v.Manifest != nil {
 			err := u.withDisk(func(d Disk) error { return checkSlot(ctx, d, v.System.Slot.Other(), *v.Manifest) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"fieldkit/firmware/card"
 )
 
 // uploads serves a kit's handler as the status page does: with deadlines for pages.
@@ -266,5 +269,58 @@ func TestUploadWithoutACard(t *testing.T) {
 	var none *Updater
 	if code, body := post(t, uploads(t, none, uploadLimits).URL, MediaType, strings.NewReader("KITSLOT1")); code != http.StatusNotImplemented {
 		t.Errorf("%d %s", code, body)
+	}
+}
+
+// A browser sends all it has before it looks at the answer: the kit must have taken it, or the answer is lost with the
+// connection.
+func TestRefusalReachesWhoSendsEverythingFirst(t *testing.T) {
+	k := boot(t, newCard(t, 1), newItems(&power{left: -1}), 1, false, nil)
+	k.run(t)
+	s := uploads(t, k.Updater, uploadLimits)
+	c, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	rubbish := make([]byte, 16<<20)
+	if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: kit\r\nContent-Length: %d\r\nContent-Type: %s\r\n\r\n", len(rubbish), MediaType); err != nil {
+		t.Fatal(err)
+	}
+	for part := range slices.Chunk(rubbish, 1<<20) {
+		if _, err := c.Write(part); err != nil {
+			t.Fatalf("the kit hung up: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	b, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 400 ") || !strings.Contains(string(b), "not an update") {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+// What was written before a reboot is read again before it is tried: a card can lose it meanwhile.
+func TestSlotThatChangedWhileItWaited(t *testing.T) {
+	c, items := newCard(t, 1), newItems(&power{left: -1})
+	k := boot(t, c, items, 1, false, nil)
+	stop := k.run(t)
+	if _, err := k.Receive(t.Context(), bytes.NewReader(bundle(t, 2))); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	soon := func(cfg *Config) { cfg.Tick = 5 * time.Millisecond }
+	k = boot(t, c, items, 1, false, soon)
+	stop = k.run(t)
+	eventually(t, "check of the slot", func() bool { return !k.View().Check })
+	if v := k.View(); v.State != Written {
+		t.Errorf("a good one: %+v", v)
+	}
+	stop()
+	c.flip = card.SlotB.Offset + 100<<10
+	k = boot(t, c, items, 1, false, soon)
+	k.run(t)
+	eventually(t, "refusal", func() bool { return k.View().State == Refused })
+	if v := k.View(); !strings.Contains(v.Why, "the card may be failing") {
+		t.Errorf("%+v", v)
 	}
 }

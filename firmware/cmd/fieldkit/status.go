@@ -116,6 +116,9 @@ func describe(s ui.Status) string {
 	section("KIT\tNODE-ID\tSTATE\tROUND TRIP\tFOR", kits)
 	section("NUMBER\tNAME\tCONTACT\tEXPIRES IN", handsets)
 	section("FROM\tTO\tSTATE\tFOR", calls)
+	if u := s.Update; u.State != "" {
+		section("SYSTEM\tSLOT\tUPDATE\tWHY", []string{fmt.Sprintf("%s\t%s\t%s\t%s", u.Version, u.Slot, strings.TrimSpace(u.State+" "+u.New.Version), u.Why)})
+	}
 	_ = w.Flush()
 	return lab.Printable(b.String())
 }

@@ -39,6 +39,7 @@ func sample(t *testing.T) []byte {
 		Handsets: []ui.Handset{{Number: "10101", Name: "anna", Contact: "sip:a\x1b[2J@b", Transport: "tcp", Registered: true, ExpiresS: 30}, {Number: "10102", Name: "boris"}},
 		Health:   []ui.Check{{Name: "strangers", State: "warn", Cause: "1 refused", SinceS: 9}, {Name: "overlay", State: "ok"}},
 		Calls:    []ui.Call{},
+		Update:   ui.Update{State: "written", Why: "waits for the end of 1 calls", Version: "v1", Slot: "A", New: ui.Bundle{Version: "v2"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +66,9 @@ KIT | NODE-ID | STATE | ROUND TRIP | FOR
 
 NUMBER | NAME | CONTACT | EXPIRES IN
 10101 | anna | sip:a�[2J@b tcp | 30 s
+
+SYSTEM | SLOT | UPDATE | WHY
+v1 | A | written v2 | waits for the end of 1 calls
 `
 		if got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", given, got, want)
