@@ -221,7 +221,7 @@ func checkSlot(t *testing.T, img string) {
 		card.KernelFile, card.InitrdFile, card.ConfigFile, card.CmdlineFile, card.ReleaseFile, card.PackagesFile,
 		"bootcode.bin", "start_cd.elf", "fixup_cd.dat", "start4cd.elf", "fixup4cd.dat", "LICENSE.broadcom",
 		"bcm2710-rpi-3-b.dtb", "bcm2710-rpi-3-b-plus.dtb", "bcm2711-rpi-4-b.dtb", "bcm2711-rpi-400.dtb", "bcm2711-rpi-cm4.dtb", "bcm2712-rpi-5-b.dtb", "bcm2712-d-rpi-5-b.dtb",
-		"overlays/disable-bt.dtbo", "overlays/disable-bt-pi5.dtbo", "LICENSES/SOURCES.txt", "LICENSES/go.txt", "LICENSES/linux.txt", "LICENSES/broadcom.txt", "LICENSES/hostapd.txt", "LICENSES/common/GPL-2.txt",
+		"overlays/disable-bt.dtbo", "overlays/disable-bt-pi5.dtbo", "LICENSES/SOURCES.txt", "LICENSES/go.txt", "LICENSES/linux.txt", "LICENSES/broadcom.txt", "LICENSES/hostapd.txt", "LICENSES/common/GPL-2.txt", "LICENSES/common/LGPL-2.1.txt", "LICENSES/common/CC0-1.0.txt",
 	} {
 		if _, ok := files[f]; !ok {
 			t.Errorf("slot A has no %s", f)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 
@@ -51,25 +52,29 @@ func (b *builder) papers(ctx context.Context, in *inputs) (*papers, error) {
 
 func (p *papers) add(c ...component) { p.components = append(p.components, c...) }
 
-// addPackages adds Debian's packages with their copyright files, and the texts that these refer to.
+// addPackages adds Debian's packages with their copyright files, and the texts of common licences that these refer to.
 func (p *papers) addPackages(debian tree, all []component) error {
+	p.add(all...)
 	for _, c := range all {
 		_, n, err := debian.resolve("/usr/share/doc/" + c.name + "/copyright")
 		if err != nil {
 			return fmt.Errorf("licence of %s: %w", c.name, err)
 		}
 		p.files.file(c.licence, n.data)
-	}
-	p.add(all...)
-	for _, name := range []string{"GPL-2", "GPL-3", "LGPL-2", "LGPL-2.1", "LGPL-3", "Apache-2.0", "Artistic", "BSD"} {
-		_, n, err := debian.resolve("/usr/share/common-licenses/" + name)
-		if err != nil {
-			return fmt.Errorf("licence %s: %w", name, err)
+		for _, m := range common.FindAllSubmatch(n.data, -1) {
+			name := strings.TrimRight(string(m[1]), ".") // which may be that of a sentence
+			_, text, err := debian.resolve("/usr/share/common-licenses/" + name)
+			if err != nil {
+				return fmt.Errorf("licence of %s: %w", c.name, err)
+			}
+			p.files.file(path.Join("common", name+".txt"), text.data)
 		}
-		p.files.file(path.Join("common", name+".txt"), n.data)
 	}
 	return nil
 }
+
+// common finds what a copyright file says of a licence that is not repeated in each of them.
+var common = regexp.MustCompile(`/usr/share/common-licenses/([A-Za-z0-9.-]+)`)
 
 func (p *papers) addBoot(dir string) error {
 	b, err := os.ReadFile(filepath.Join(dir, "LICENSE.broadcom"))
