@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,8 @@ import (
 	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
 	"fieldkit/firmware/task"
+	"fieldkit/sip/agent"
+	"fieldkit/sip/media"
 )
 
 // initOf plays PID 1: it says b and returns what it hears.
@@ -296,5 +299,29 @@ func TestCopyBecomesANewKit(t *testing.T) {
 	}
 	if b, err := s.Load(config.KeptBoard); err != nil || string(b) != "10000000bbbb" {
 		t.Errorf("board %q: %v", b, err)
+	}
+}
+
+// On a fast boot the overlay is there before the telephony listens. That is no failure of the overlay.
+func TestOverlayComesUpBeforeTheTelephony(t *testing.T) {
+	k := still(t)
+	if err := k.telephony.republish(); err != nil {
+		t.Errorf("without an agent: %v", err)
+	}
+	r, err := media.New(media.Config{Address: netip.MustParseAddr("127.0.0.1"), Ports: [2]uint16{20000, 20999}, MaxCalls: 1, Log: k.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	a, err := agent.New(agent.Config{
+		Address: netip.MustParseAddr("127.0.0.1"), Port: 5060, Overlay: k.mission.Load().Overlay, Kit: k.id.NodeID().String(),
+		Network: netip.MustParsePrefix("127.0.0.0/8"), Directory: directory{k}, Trunks: trunks{&k.overlay}, Relay: r, Log: k.log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.telephony.agent.Store(a)
+	if err := k.telephony.republish(); err != nil {
+		t.Errorf("an agent that does not run yet: %v", err)
 	}
 }

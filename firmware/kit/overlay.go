@@ -165,11 +165,8 @@ func (o *overlay) takePart(ctx context.Context, k *Kit, ready func()) error {
 			return nil
 		}
 		k.offerNeighbours()
-		if a := k.telephony.agent.Load(); a != nil {
-			// This membership knows nothing of the handsets that an earlier one published.
-			if err := a.Republish(); err != nil {
-				return err
-			}
+		if err := k.telephony.republish(); err != nil {
+			return err
 		}
 		ready()
 		return both(ctx,

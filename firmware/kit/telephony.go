@@ -85,6 +85,19 @@ func (t *telephony) setAccounts(m *mission.Mission) error {
 	return nil // the agent that starts next takes them from the mission
 }
 
+// republish has a new membership of the overlay told of the handsets: it knows nothing of those that an earlier one
+// published. An agent that does not run yet publishes them when it does.
+func (t *telephony) republish() error {
+	a := t.agent.Load()
+	if a == nil {
+		return nil
+	}
+	if err := a.Republish(); err != nil && !errors.Is(err, agent.ErrStopped) {
+		return err
+	}
+	return nil
+}
+
 func (k *Kit) savedBindings() (s registrar.Snapshot) {
 	b, err := k.store.Load(bindingsItem)
 	if err == nil {
