@@ -207,10 +207,7 @@ func (m *Machine) Record() Record {
 // actions and then write the bundle to the other slot, and tells the end of it to Received.
 func (m *Machine) Accept(now time.Time, h card.Header, header []byte, byPerson bool) ([]Action, error) {
 	if err := m.judge(h.Manifest, byPerson); err != nil {
-		if m.state != Receiving && m.state != Trying && m.rec.Pending == nil && byPerson {
-			m.end(now, h.Manifest.Release, Refused, err.Error())
-		}
-		return nil, err
+		return nil, err // who sent it is told; whoever sends an old one again must not hide how the last one ended
 	}
 	m.receiving = &Pending{Header: header, Manifest: h.Manifest, Slot: m.sys.Slot.Other(), ByPerson: byPerson}
 	m.to(now, Receiving, "")
