@@ -363,3 +363,6 @@ func tool(ctx context.Context, name string, args ...string) error {
 	}
 	return nil
 }
+
+// Card is the file with the card. While the board is on, it belongs to the board.
+func (b *Board) Card() string { return b.o.Card }
