@@ -183,7 +183,8 @@ func (r *Rules) agree(now Instant, know, guess []time.Duration) time.Duration {
 	case r.Synchronised():
 		all := append(slices.Clone(know), 0)
 		slices.Sort(all)
-		if by := all[len(all)/2]; by >= -slewed {
+		// Of an even number the lower middle, as above: half of them moves nobody ahead, be it the only other kit.
+		if by := all[(len(all)-1)/2]; by >= -slewed {
 			return by
 		}
 		return 0 // the others' affair, who will be raised

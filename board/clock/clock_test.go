@@ -261,6 +261,20 @@ func TestALyingMember(t *testing.T) {
 			t.Errorf("%d kits disagree", c.rules[0].Disagreeing())
 		}
 	})
+	t.Run("the only other kit", func(t *testing.T) {
+		c := kits(start, time.Hour, time.Hour)
+		c.told(t, 0, Phone, 0)
+		c.lies[1] = 5 * 365 * 24 * time.Hour
+		for range 20 {
+			c.round()
+		}
+		if low, high := c.spread(1); low.Abs() > time.Second || high.Abs() > time.Second {
+			t.Errorf("the clock is %v to %v off", low, high)
+		}
+		if c.rules[0].Disagreeing() != 1 {
+			t.Errorf("%d kits disagree", c.rules[0].Disagreeing())
+		}
+	})
 	t.Run("at the same time", func(t *testing.T) {
 		c := kits(start, time.Hour, time.Hour, time.Hour, time.Hour)
 		c.told(t, 0, GPS, 0)
