@@ -37,7 +37,7 @@ const (
 // ext4, is no reason to lose what is there. The error says what was wrong with it.
 func preparePerm(v volume) (permState, error) {
 	var errs []error
-	state, damaged := permKept, false
+	state, damaged, silent := permKept, false, false
 	for _, all := range []bool{false, true} {
 		status, said, err := v.check(all)
 		switch {
@@ -60,6 +60,7 @@ func preparePerm(v volume) (permState, error) {
 			return state, errors.Join(errs...)
 		}
 		errs = append(errs, fmt.Errorf("mounting: %w", err))
+		silent = errors.Is(err, syscall.EIO) // e2fsck has one status for that and for a superblock that is not there
 		switch {
 		case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EUCLEAN), errors.Is(err, syscall.EBADMSG):
 			damaged = true
@@ -67,7 +68,7 @@ func preparePerm(v volume) (permState, error) {
 			return permNone, errors.Join(errs...) // no ext4, or no card
 		}
 	}
-	if !damaged {
+	if !damaged || silent {
 		return permNone, errors.Join(errs...)
 	}
 	if err := v.format(); err != nil {

@@ -68,6 +68,7 @@ func TestStatePartition(t *testing.T) {
 		// What is not damaged is never formatted.
 		{"a card that does not answer now", disk{mounts: []error{gone}}, permNone, "e2fsck -p, mount, e2fsck -y, mount"},
 		{"no e2fsck and a card that does not answer", disk{checks: [2]int{-1, -1}, mounts: []error{gone}}, permNone, "e2fsck -p, mount, e2fsck -y, mount"},
+		{"a card that does not read, as e2fsck and the kernel say", disk{checks: [2]int{8, 8}, mounts: []error{gone}}, permNone, "e2fsck -p, mount, e2fsck -y, mount"},
 		{"a kernel without ext4", disk{mounts: []error{syscall.ENODEV}}, permNone, "e2fsck -p, mount"},
 		{"the card was pulled", disk{checks: [2]int{8, 8}, mounts: []error{syscall.ENXIO}}, permNone, "e2fsck -p, mount"},
 		{"write protected", disk{checks: [2]int{4, 4}, format: syscall.EROFS}, permNone, "e2fsck -p, e2fsck -y, mke2fs"},
