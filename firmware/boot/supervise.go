@@ -70,6 +70,12 @@ func (s *supervisor) feed(now time.Duration) bool { return now < s.alive }
 
 // start begins the supervision: the system is prepared.
 func (s *supervisor) start(now time.Duration) []action {
+	if s.phase != preparing { // the board reboots already
+		return nil
+	}
+	if s.phase != preparing {
+		return nil // the end came first
+	}
 	s.alive = now + startLimit
 	return s.run(now)
 }
@@ -136,7 +142,11 @@ func (s *supervisor) finish(now time.Duration) []action {
 // tick lets time pass.
 func (s *supervisor) tick(now time.Duration) []action {
 	switch {
-	case s.phase == finished, s.phase == preparing:
+	case s.phase == finished:
+		return nil
+	case s.phase == preparing && now >= s.alive+biteLimit: // as below
+		return s.reboot(now, initlink.Normal, "the preparation of the system hangs")
+	case s.phase == preparing:
 		return nil
 	case s.phase == ending && now >= s.until:
 		s.phase, s.until = killing, now+killLimit

@@ -141,6 +141,34 @@ func TestSupervision(t *testing.T) {
 	}
 }
 
+// A preparation that hangs ends in a reboot where nothing bites, and starts no daemon if it comes back after that.
+func TestPreparationThatHangs(t *testing.T) {
+	w := &world{t: t, now: time.Second}
+	w.s = newSupervisor(w.now, false)
+	w.run(bootLimit + time.Minute)
+	if w.s.phase != finished || w.s.kind != initlink.Normal || w.now > bootLimit+biteLimit+5*time.Second {
+		t.Errorf("phase %v, kind %q at %v", w.s.phase, w.s.kind, w.now)
+	}
+	if w.do(w.s.start(w.now)); w.starts != 0 {
+		t.Error("a daemon was started")
+	}
+}
+
+func TestRebootBeforeTheDaemon(t *testing.T) {
+	s := newSupervisor(0, false)
+	if got := s.reboot(time.Second, initlink.PowerOff, ""); !slices.Equal(got, []action{actFinish}) {
+		t.Errorf("%v", got)
+	}
+	if got := s.start(2 * time.Second); got != nil {
+		t.Errorf("the preparation ended later: %v", got)
+	}
+	// A preparation that hangs is fed for its time and no longer.
+	s = newSupervisor(0, false)
+	if !s.feed(bootLimit-time.Second) || s.feed(bootLimit) || s.tick(bootLimit) != nil {
+		t.Error("a preparation that hangs")
+	}
+}
+
 // Whatever happens in whatever order: there is at most one daemon, nothing starts after the end, the end comes once,
 // and a board whose daemon does not beat is either fed no more or about to end.
 func TestSupervisionAtRandom(t *testing.T) {
