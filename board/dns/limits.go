@@ -27,10 +27,6 @@ func (l *limits) take(now time.Time, from netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.source(now, from)
-	if s == nil {
-		l.limited++
-		return false
-	}
 	s.tokens = min(queryBurst, s.tokens+queryRate*max(now.Sub(s.at), 0).Seconds())
 	s.at = now
 	if s.tokens < 1 {
@@ -41,20 +37,20 @@ func (l *limits) take(now time.Time, from netip.Addr) bool {
 	return true
 }
 
-// source finds or makes the record of a handset; nil if there is no room for one more.
+// source finds or makes the record of a handset.
 func (l *limits) source(now time.Time, from netip.Addr) *source {
 	s := l.sources[from]
 	if s != nil {
 		return s
 	}
-	if len(l.sources) >= maxSources {
-		for a, o := range l.sources {
-			if o.conns == 0 && now.Sub(o.at) > sourceIdle {
-				delete(l.sources, a)
-			}
+	for a, o := range l.sources {
+		if len(l.sources) < maxSources {
+			break
 		}
-		if len(l.sources) >= maxSources {
-			return nil
+		// Any of them makes room. An address costs nothing to make up, so a full table must not keep out who comes next:
+		// it would be the end of names for all phones.
+		if o.conns == 0 {
+			delete(l.sources, a)
 		}
 	}
 	s = &source{tokens: queryBurst, at: now}
@@ -67,7 +63,7 @@ func (l *limits) open(now time.Time, from netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.source(now, from)
-	if s == nil || s.conns >= maxOwnConns || l.conns >= maxConns {
+	if s.conns >= maxOwnConns || l.conns >= maxConns {
 		l.refused++
 		return false
 	}

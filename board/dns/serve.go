@@ -23,7 +23,6 @@ const (
 	queryRate   = 100 // of one handset, each second
 	queryBurst  = 300
 	maxSources  = 1024 // handsets that are told apart
-	sourceIdle  = 10 * time.Second
 )
 
 // Stats counts queries and what became of them.

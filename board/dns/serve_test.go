@@ -106,14 +106,23 @@ func TestLimits(t *testing.T) {
 	if !s.limits.take(now.Add(time.Second), from) {
 		t.Error("it is never heard again")
 	}
+	// A flood from made-up addresses keeps nobody out, and cannot make a handset forget the connections that it has.
+	if !s.limits.open(now, from) {
+		t.Fatal("no connection")
+	}
 	for i := range 10 * maxSources {
-		s.limits.take(now, netip.AddrFrom4([4]byte{10, 73, byte(i >> 8), byte(i)}))
+		if !s.limits.take(now, netip.AddrFrom4([4]byte{10, 73, byte(i >> 8), byte(i)})) && i >= 1<<11 {
+			t.Fatalf("source %d is not answered", i)
+		}
 	}
 	if len(s.limits.sources) != maxSources || s.Stats().RateLimited == 0 {
 		t.Errorf("%d sources", len(s.limits.sources))
 	}
-	if s.limits.take(now.Add(2*sourceIdle), netip.MustParseAddr("10.73.254.254")); len(s.limits.sources) != 1 {
-		t.Errorf("%d sources after a pause", len(s.limits.sources))
+	if o := s.limits.sources[from]; o == nil || o.conns != 1 {
+		t.Errorf("the handset with a connection: %+v", o)
+	}
+	if !s.limits.take(now, netip.MustParseAddr("10.73.254.254")) {
+		t.Error("a handset that comes later is not answered")
 	}
 	for _, a := range []string{"192.0.2.1", "fe80::1", "::ffff:192.0.2.1"} {
 		if s.welcome(netip.MustParseAddr(a)) {
