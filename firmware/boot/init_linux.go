@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fieldkit/firmware/boot/initlink"
+	"fieldkit/firmware/config"
 )
 
 // The program of the card under its other names.
@@ -78,7 +80,7 @@ func Init() {
 	p.showStarting()
 	p.timeline.mark("init", initlink.SinceKernel())
 	p.super = newSupervisor(initlink.SinceKernel(), trial())
-	go func() { p.ready <- p.prepare() }()
+	go func() { p.ready <- p.prepared() }()
 	p.loop(signals)
 }
 
@@ -152,6 +154,22 @@ func loopbackUp() error {
 	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
+
+// prepared is prepare, and what there is to go on with should that panic: a card may hold anything.
+func (p *pid1) prepared() (r prepared) {
+	r.argv = daemonArgv
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Error("preparation", "panic", v, "stack", string(debug.Stack()))
+			r.boot.Notes = addNote(p.log, r.boot.Notes, initlink.AboutState, true, fmt.Sprintf("preparation of the card: %v", v))
+		}
+	}()
+	r.boot = p.prepare()
+	return r
+}
+
+// daemonArgv is how the daemon is started.
+var daemonArgv = []string{DaemonName, "--card", "--config", config.CardFile}
 
 // trial tells whether the firmware of the board boots this slot once, to try it.
 func trial() bool {
@@ -238,7 +256,7 @@ func (p *pid1) loop(signals <-chan os.Signal) {
 		case r := <-p.ready:
 			notes := append(p.boot.Notes, r.boot.Notes...)
 			p.boot, p.argv = r.boot, r.argv
-			p.boot.Trial, p.boot.Notes = p.super.trial, notes[:min(len(notes), initlink.MaxNotes)]
+			p.boot.Notes = notes[:min(len(notes), initlink.MaxNotes)]
 			todo = p.super.start(initlink.SinceKernel())
 		case r := <-p.reqs:
 			todo = p.request(now, r)
@@ -338,7 +356,7 @@ func (p *pid1) do(todo []action) {
 func (p *pid1) start() []action {
 	p.showStarting()
 	p.timeline.mark("daemon", initlink.SinceKernel())
-	p.boot.Stages = p.timeline.stages()
+	p.boot.Stages, p.boot.Trial = p.timeline.stages(), p.super.trial && !p.super.committed
 	p.output = &ring{}
 	d, err := startDaemon(p.procs, program, p.argv, p.boot, p.reqs, io.MultiWriter(p.output, p.console))
 	if err != nil {

@@ -24,10 +24,9 @@ const (
 )
 
 // prepare brings the system as far as the daemon needs it. It runs beside the loop and touches nothing of the loop's.
-func (p *pid1) prepare() prepared {
-	var r prepared
+func (p *pid1) prepare() (r initlink.Boot) {
 	note := func(about string, fault bool, text string) {
-		r.boot.Notes = addNote(p.log, r.boot.Notes, about, fault, text)
+		r.Notes = addNote(p.log, r.Notes, about, fault, text)
 	}
 	l, err := newLoader(p.log)
 	if err != nil {
@@ -55,16 +54,16 @@ func (p *pid1) prepare() prepared {
 		}
 	}
 	at := p.findCard(note)
-	r.boot.Disk = at.Disk
+	r.Disk = at.Disk
 	kept := p.mountState(at, note)
 	if err := setClock(made, chip, savedTime(config.CardState)); err != nil {
 		p.log.Warn("clock", "err", err)
 	}
 	p.timeline.mark("state", initlink.SinceKernel())
 	p.layFiles(at, kept, note)
-	r.boot.Serial = serial()
+	r.Serial = serial()
 	if kept != nil {
-		if r.boot.NewBoard, err = newBoard(kept, r.boot.Serial); err != nil {
+		if r.NewBoard, err = newBoard(kept, r.Serial); err != nil {
 			p.log.Warn("serial number of the board", "err", err)
 		}
 	}
@@ -76,7 +75,6 @@ func (p *pid1) prepare() prepared {
 			note(initlink.AboutModules, false, f)
 		}
 	}
-	r.argv = []string{DaemonName, "--card", "--config", config.CardFile}
 	return r
 }
 

@@ -167,6 +167,9 @@ func TestRebootBeforeTheDaemon(t *testing.T) {
 	if !s.feed(bootLimit-time.Second) || s.feed(bootLimit) || s.tick(bootLimit) != nil {
 		t.Error("a preparation that hangs")
 	}
+	if got := s.tick(bootLimit + biteLimit); !slices.Equal(got, []action{actFinish}) || s.kind != initlink.Normal {
+		t.Errorf("without a watchdog: %v", got)
+	}
 }
 
 // Whatever happens in whatever order: there is at most one daemon, nothing starts after the end, the end comes once,
