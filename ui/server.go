@@ -117,7 +117,7 @@ func (s *Server) ServeBehind(ctx context.Context, ln net.Listener, front http.Ha
 	}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	if err := srv.Serve(netutil.LimitListener(ln, maxConnections)); ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(netutil.LimitListener(newFair(ln), maxConnections)); ctx.Err() == nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("status page on %s: %w", ln.Addr(), err)
 	}
 	return nil

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func sample() Status {
@@ -169,6 +171,46 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	if c, err := net.Dial("tcp", ln.Addr().String()); err == nil {
 		_ = c.Close()
 		t.Error("the listener outlived its context")
+	}
+}
+
+// One handset that opens connections and says nothing keeps no other from the page, nor from its connectivity check.
+func TestOneClientCannotHoldAllConnections(t *testing.T) {
+	s, err := New(Config{Status: sample})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	from := func(host string) *net.Dialer {
+		return &net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(host)}}
+	}
+	at := net.JoinHostPort("127.0.0.1", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+	for range maxConnections {
+		c, err := from("127.0.0.2").Dial("tcp4", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	other := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: from("127.0.0.3").DialContext, DisableKeepAlives: true}}
+	for range 2 * maxPerClient { // places are given back
+		r, err := other.Get("http://" + at + "/status.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Body.Close()
 	}
 }
 

@@ -18,7 +18,7 @@ const MediaType = "application/vnd.fieldkit.update"
 // FormField is the part of a multipart/form-data upload that holds the bundle.
 const FormField = "bundle"
 
-const maxUploads = 8 // at a time, of which one at most is past its header
+const maxUploads = 24 // at a time, more than one handset can have connections; one at most is past its header
 
 // limits are what an upload must keep up with.
 type limits struct {
@@ -157,11 +157,11 @@ type pace struct {
 // Read implements io.Reader.
 func (p *pace) Read(b []byte) (int, error) {
 	now := time.Now()
-	by := now.Add(p.limits.read)
+	by := now.Add(p.read)
 	if p.got < card.MaxManifest {
 		by = p.began.Add(p.header)
 	}
-	if spent := now.Sub(p.began); spent > p.limits.read && p.got < int64(spent.Seconds()*float64(p.rate)) {
+	if spent := now.Sub(p.began); spent > p.read && p.got < int64(spent.Seconds()*float64(p.rate)) {
 		return 0, fmt.Errorf("%w: %d bytes in %d s", ErrSlow, p.got, int(spent.Seconds()))
 	}
 	// The server's own deadlines are those of pages.
