@@ -211,7 +211,7 @@ func TestServes(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	play(t, b.dir, "STATIONS 6 1")
-	s = b.until("full", Status.Full)
+	b.until("full", Status.Full)
 	for _, e := range []string{"AP-REJECTED-MAX-STA 02:00:00:00:09:00", "AP-STA-POSSIBLE-PSK-MISMATCH 02:00:00:00:09:01", "AP-STA-DISCONNECTED 02:00:00:00:09:01", "garbage \xff"} {
 		play(t, b.dir, "EVENT <3>"+e)
 	}

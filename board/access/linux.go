@@ -280,7 +280,7 @@ func (Linux) MakeBridge(name string, address netip.Prefix) error {
 		return fmt.Errorf("bridge %s: addresses: %w", name, err)
 	}
 	for _, a := range have {
-		if !a.IPNet.IP.Equal(want.IP) {
+		if !a.IP.Equal(want.IP) {
 			if err := netlink.AddrDel(link, &a); err != nil {
 				return fmt.Errorf("bridge %s: address %v: %w", name, a.IPNet, err)
 			}

@@ -132,7 +132,7 @@ func read(ctx context.Context, c *packet.Conn, to chan<- frame) error {
 	for {
 		n, from, err := c.ReadFrom(b)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the socket was closed because ctx ended
 		}
 		if err != nil {
 			return fmt.Errorf("handset interface: %w", err)

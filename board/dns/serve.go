@@ -106,7 +106,7 @@ func (s *Server) datagrams(ctx context.Context, c net.PacketConn) error {
 	for {
 		n, from, err := c.ReadFrom(b)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the socket was closed because ctx ended
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("name server, UDP: %w", err)

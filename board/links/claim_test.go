@@ -25,15 +25,14 @@ type done struct {
 	action
 }
 
-func run(c *claim, now, until time.Time) (all []done) {
+func run(c *claim, until time.Time) (all []done) {
 	for {
 		d := c.due()
 		if d.IsZero() || d.After(until) {
 			return all
 		}
-		now = d
-		for _, a := range c.tick(now) {
-			all = append(all, done{now.Sub(start), a})
+		for _, a := range c.tick(d) {
+			all = append(all, done{d.Sub(start), a})
 		}
 	}
 }
@@ -57,7 +56,7 @@ func TestClaimProbesThenAnnounces(t *testing.T) {
 		{5500 * time.Millisecond, action{announce, first}},
 		{7500 * time.Millisecond, action{announce, first}},
 	}
-	got := run(c, start, start.Add(time.Hour))
+	got := run(c, start.Add(time.Hour))
 	if len(got) != len(want) {
 		t.Fatalf("did %v", got)
 	}
@@ -89,11 +88,11 @@ func TestClaimConflictWhileProbing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			x := testClaim()
 			x.carrier(start, true)
-			run(x, start, start.Add(3600*time.Millisecond)) // all probes are sent; ANNOUNCE_WAIT runs
+			run(x, start.Add(3600*time.Millisecond)) // all probes are sent; ANNOUNCE_WAIT runs
 			if a := x.packet(start.Add(4*time.Second), c.packet, own); a != nil {
 				t.Errorf("did %v", a)
 			}
-			run(x, start, start.Add(time.Minute))
+			run(x, start.Add(time.Minute))
 			if other := x.address() != first; other != c.conflict || !x.address().IsValid() {
 				t.Errorf("address %v after %v", x.address(), first)
 			}
@@ -106,7 +105,7 @@ func TestClaimConflictWhileProbing(t *testing.T) {
 func TestClaimDefendsOnce(t *testing.T) {
 	c := testClaim()
 	c.carrier(start, true)
-	run(c, start, start.Add(time.Minute))
+	run(c, start.Add(time.Minute))
 	a := c.address()
 	thief := request(a, a, otherMAC)
 	now := start.Add(time.Minute)
@@ -124,7 +123,7 @@ func TestClaimDefendsOnce(t *testing.T) {
 	if c.address().IsValid() {
 		t.Errorf("still has %v", c.address())
 	}
-	run(c, now, now.Add(time.Minute))
+	run(c, now.Add(time.Minute))
 	if b := c.address(); !b.IsValid() || b == a {
 		t.Errorf("has %v after %v", b, a)
 	}
@@ -157,13 +156,13 @@ func TestClaimOfAHostileAnswererSlowsDown(t *testing.T) {
 func TestClaimFollowsTheCarrier(t *testing.T) {
 	c := testClaim()
 	c.carrier(start, true)
-	run(c, start, start.Add(time.Minute))
+	run(c, start.Add(time.Minute))
 	a := c.address()
 	now := start.Add(time.Minute)
 	if got := c.carrier(now, false); len(got) != 1 || got[0] != (action{release, a}) {
 		t.Fatalf("unplugged: %v", got)
 	}
-	if got := run(c, now, now.Add(time.Hour)); got != nil {
+	if got := run(c, now.Add(time.Hour)); got != nil {
 		t.Errorf("without carrier: %v", got)
 	}
 	if got := c.packet(now, request(a, a, otherMAC), own); got != nil {
@@ -174,7 +173,7 @@ func TestClaimFollowsTheCarrier(t *testing.T) {
 	if c.address().IsValid() {
 		t.Error("in use before it was asked for")
 	}
-	run(c, now, now.Add(time.Minute))
+	run(c, now.Add(time.Minute))
 	if c.address() != a {
 		t.Errorf("has %v, had %v", c.address(), a)
 	}

@@ -31,7 +31,7 @@ func addInterface(phy int, name string) error {
 func removeInterface(name string) error {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // it is not there
 	}
 	err = command(unix.NL80211_CMD_DEL_INTERFACE, func(e *nl.AttributeEncoder) {
 		e.Uint32(unix.NL80211_ATTR_IFINDEX, uint32(i.Index))

@@ -100,7 +100,7 @@ func start(cfg Config, iface string, h Heard) (*supplicant, error) {
 	go func() {
 		defer close(s.done)
 		err := cmd.Wait()
-		s.err = fmt.Errorf("%w: %v: %s", errEnded, err, said.last())
+		s.err = errors.Join(fmt.Errorf("%w: %s", errEnded, said.last()), err)
 	}()
 	return s, nil
 }
@@ -114,7 +114,7 @@ func (s *supplicant) status(ctx context.Context) (linked bool, err error) {
 	}
 	if s.conn == nil {
 		if err := s.dial(); err != nil {
-			return false, nil // it is starting
+			return false, nil //nolint:nilerr // it is starting
 		}
 	}
 	reply, err := s.request(ctx, "STATUS")

@@ -125,7 +125,7 @@ func (l *loader) boot() {
 	seen := map[string]bool{}
 	_ = filepath.WalkDir("/sys/devices", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != "modalias" {
-			return nil // devices come and go while this walks
+			return nil //nolint:nilerr // devices come and go while this walks
 		}
 		b, err := readLimited(path, maxModuleName)
 		if a := strings.TrimSpace(string(b)); err == nil && !seen[a] {

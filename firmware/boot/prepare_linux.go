@@ -97,8 +97,9 @@ func (p *pid1) findCard(note func(string, bool, string)) card.Location {
 
 // mountState mounts the state partition, or memory in its place. It returns where PID 1 keeps things, nil in memory.
 func (p *pid1) mountState(at card.Location, note func(string, bool, string)) items {
-	state, err := permNone, error(nil)
+	state := permNone
 	if device := at.Partitions[card.Perm.Number]; device != "" {
+		var err error
 		state, err = preparePerm(statePartition{device, p.limited})
 		switch state {
 		case permKept:

@@ -99,7 +99,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	if err != nil {
 		return fail(err)
 	}
-	v.cmd = exec.Command(program, args...)
+	v.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...) // it ends by Close, which reads the rest of what it says
 	v.cmd.ExtraFiles = theirs
 	v.cmd.Stderr = v.said
 	// A group of its own: Ctrl-C is for who started it. And it does not outlive who started it.

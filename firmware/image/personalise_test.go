@@ -226,7 +226,7 @@ func TestFlash(t *testing.T) {
 		s := newStick(t, size)
 		junk := bytes.Repeat([]byte{0xa5}, 1<<20)
 		for at := int64(0); at < size; at += 1 << 20 {
-			if _, err := s.File.WriteAt(junk[:min(1<<20, size-at)], at); err != nil {
+			if _, err := s.WriteAt(junk[:min(1<<20, size-at)], at); err != nil {
 				t.Fatal(err)
 			}
 		}

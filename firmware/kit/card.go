@@ -33,7 +33,7 @@ func NewOnCard(cfg *config.Config, o Options) (*Kit, error) {
 
 func newOnCard(cfg *config.Config, o Options, at cardPlaces) (*Kit, error) {
 	operators, errMission := mission.Load(cfg.Mission)
-	problem, where := identityOnCard(cfg, at.volatile)
+	where, problem := identityOnCard(cfg, at.volatile)
 	k, err := New(cfg, o)
 	if err != nil {
 		return nil, err
@@ -57,9 +57,9 @@ func newOnCard(cfg *config.Config, o Options, at cardPlaces) (*Kit, error) {
 }
 
 // identityOnCard makes cfg one that a kit can be of: without the mission file if that lets it in nowhere, with the
-// state in memory if the card's cannot be read or written. It returns what was wrong with cfg as it came, and where the
-// state is now.
-func identityOnCard(cfg *config.Config, volatile string) (problem error, state string) {
+// state in memory if the card's cannot be read or written. It returns where the state is now, and what was wrong with
+// cfg as it came.
+func identityOnCard(cfg *config.Config, volatile string) (state string, problem error) {
 	try := func(state, file string) error {
 		_, _, _, err := mission.LoadOrCreateIdentity(state, file)
 		if err == nil {
@@ -69,14 +69,14 @@ func identityOnCard(cfg *config.Config, volatile string) (problem error, state s
 	}
 	problem = try(cfg.StateDir, cfg.Mission)
 	if problem == nil {
-		return nil, cfg.StateDir
+		return cfg.StateDir, nil
 	}
 	for _, c := range [][2]string{{cfg.StateDir, ""}, {volatile, cfg.Mission}, {volatile, ""}} {
 		if try(c[0], c[1]) == nil {
 			break
 		}
 	}
-	return problem, cfg.StateDir
+	return cfg.StateDir, problem
 }
 
 // forgetRootKey takes the root key out of a copy of the mission that the kit is in by now, if it has one.

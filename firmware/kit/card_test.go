@@ -178,7 +178,7 @@ func TestIdentityOnACard(t *testing.T) {
 			}
 			c.prepare(t, cfg)
 			volatile := filepath.Join(t.TempDir(), "state")
-			problem, where := identityOnCard(cfg, volatile)
+			where, problem := identityOnCard(cfg, volatile)
 			if (problem == nil) != (c.problem == "") || problem != nil && !strings.Contains(problem.Error(), c.problem) {
 				t.Errorf("problem %v, want %q", problem, c.problem)
 			}

@@ -264,7 +264,7 @@ func TestChoosesTheNewestThatDidNotFailHere(t *testing.T) {
 	b := &kit{}
 	b.Updater = &Updater{cfg: Config{System: system(5, card.A)}}
 	m, _ := NewMachine(t0, Start{System: system(5, card.A), Record: failed})
-	b.Updater.m = m
+	b.m = m
 	b.publish(t0)
 	_ = c
 	calls := 0

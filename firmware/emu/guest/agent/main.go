@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,7 +52,7 @@ func first() error {
 	if _, err := os.Stat(guest.Init); errors.Is(err, fs.ErrNotExist) {
 		return bare(tty)
 	}
-	beside := exec.Command(guest.Program, "serve")
+	beside := exec.CommandContext(context.Background(), guest.Program, "serve")
 	beside.ExtraFiles = []*os.File{tty}
 	beside.Stderr = os.Stderr
 	beside.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
