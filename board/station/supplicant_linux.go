@@ -99,8 +99,8 @@ func start(cfg Config, iface string, h Heard) (*supplicant, error) {
 	}
 	go func() {
 		defer close(s.done)
-		err := cmd.Wait()
-		s.err = errors.Join(fmt.Errorf("%w: %s", errEnded, said.last()), err)
+		_ = cmd.Wait() // what it says is in ProcessState
+		s.err = fmt.Errorf("%w (%v): %s", errEnded, cmd.ProcessState, said.last())
 	}()
 	return s, nil
 }
