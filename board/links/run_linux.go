@@ -279,6 +279,10 @@ func (r *runner) addULA(p *port, link netlink.Link) error {
 	for _, a := range have {
 		if got, ok := netip.AddrFromSlice(a.IP); ok && got == p.ula.Addr() {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
+				// The kernel asks once and never again: without the address the next look asks anew.
+				if err := netlink.AddrDel(link, &a); err != nil {
+					r.cfg.Log.Debug("address not taken back", "interface", p.name, "address", got, "err", err)
+				}
 				return fmt.Errorf("interface %s: somebody else has the address %v: a copy of this kit's card?", p.name, got)
 			}
 			return nil

@@ -379,6 +379,39 @@ func TestHostileNeighbour(t *testing.T) {
 	}
 }
 
+// Somebody on the cable who has the kit's IPv6 address, or says so, keeps the kit from having it there for as long, and no
+// longer.
+func TestAddressOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	a, peer := newKit(t, "kit a"), host(t, "peer")
+	cable(t, a.Host, "eth0", peer, "eth0")
+	if err := peer.Up("eth0"); err != nil {
+		t.Fatal(err)
+	}
+	its := Address(testPrefix, []byte(a.node), "eth0")
+	change := func(f func(netlink.Link, *netlink.Addr) error) {
+		t.Helper()
+		if err := peer.Do(func() error {
+			l, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return f(l, &netlink.Addr{IPNet: ipNet(its), Flags: unix.IFA_F_NODAD})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(netlink.AddrAdd)
+	a.run()
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if got := addresses(t, a.Host, "eth0", netip.PrefixFrom(its.Addr(), 128)); len(got) > 0 {
+			t.Fatal("the kit uses an address that somebody has")
+		}
+	}
+	change(netlink.AddrDel)
+	one(t, a.Host, "eth0", netip.PrefixFrom(its.Addr(), 128), 4*repairAfter)
+}
+
 // Two cables to one switch: each address is answered for and used by its own interface, and nothing goes round.
 func TestTwoCablesToOneSwitch(t *testing.T) {
 	t.Parallel()
