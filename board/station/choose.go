@@ -69,6 +69,8 @@ type chooser struct {
 	nextScan time.Time
 	sighted  map[string]sighting // by Node-ID
 	failed   map[string]failure  // by BSSID
+	inRow    int                 // joins one after the other that came to nothing, whoever it was
+	rest     time.Time           // of the handsets' radio, after several
 
 	target   *Heard // joined, or being joined
 	since    time.Time
@@ -118,7 +120,7 @@ func (c *chooser) step(now time.Time, in input) output {
 
 // choose picks the strongest of those that may be joined.
 func (c *chooser) choose(now time.Time, in input) (Heard, bool) {
-	if in.Shared && in.Busy {
+	if in.Shared && (in.Busy || now.Before(c.rest)) {
 		return Heard{}, false
 	}
 	may := slices.DeleteFunc(slices.Clone(in.heard), func(h Heard) bool {
@@ -188,7 +190,12 @@ func (c *chooser) end(now time.Time, failed bool, why string) output {
 		f.times++
 		f.until = now.Add(min(firstBackoff<<min(f.times-1, 8), longestBackoff))
 		c.failed[c.target.BSSID] = f
+		// Each try moves the handsets' access point, and a stranger can have a new address and name for each.
+		if c.inRow++; c.inRow > 1 {
+			c.rest = now.Add(min(firstBackoff<<min(c.inRow-2, 8), longestBackoff))
+		}
 	} else {
+		c.inRow, c.rest = 0, time.Time{}
 		delete(c.failed, c.target.BSSID)
 	}
 	c.target, c.nextScan = nil, now

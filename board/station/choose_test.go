@@ -188,6 +188,28 @@ func TestImpostorIsTriedLessAndLess(t *testing.T) {
 	}
 }
 
+// A stranger who takes another address and name for each beacon does not move the handsets' access point all the time. A
+// radio that nobody else needs tries on: the right kit may be the next.
+func TestManyImpostorsMoveTheAccessPointSeldom(t *testing.T) {
+	for _, shared := range []bool{true, false} {
+		c, tries := newChooser(), 0
+		for at := time.Duration(0); at < 4*time.Hour; at += time.Second {
+			in := input{World: world()}
+			in.Shared = shared
+			if c.target == nil {
+				fake := heard(fmt.Sprintf("%04d", tries), -20)
+				in.scanned, in.heard = true, []Heard{fake}
+			}
+			if c.step(began.Add(at), in).join != nil {
+				tries++
+			}
+		}
+		if shared && (tries < 8 || tries > 16) || !shared && tries < 100 {
+			t.Errorf("shared %v: %d tries in four hours", shared, tries)
+		}
+	}
+}
+
 // The choosers of several kits that hear each other, with an overlay that follows the links at once: no two of them are
 // joined to each other for long, and all are one ring in the end.
 func TestKitsInTheAirBecomeOneRing(t *testing.T) {
