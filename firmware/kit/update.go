@@ -254,8 +254,46 @@ func (k *Kit) updatePeers() (peers []update.Peer) {
 			peers[i].Addrs = append(peers[i].Addrs, netip.AddrPortFrom(a.Addr(), t.UpdatePort))
 		}
 	}
+	return knownFirst(peers, k.known())
+}
+
+// maxUnknown bounds the kits that are asked and that the overlay does not know. Announcements are not signed: made-up kits
+// that nobody can ask must not crowd out the real ones, nor take their time.
+const maxUnknown = 16
+
+// knownFirst orders peers by Node-ID, those that the overlay knows first, and leaves out what is too many of the others.
+func knownFirst(peers []update.Peer, known []string) []update.Peer {
 	slices.SortFunc(peers, func(a, b update.Peer) int { return strings.Compare(a.ID, b.ID) })
-	return peers
+	var first, rest []update.Peer
+	for _, p := range peers {
+		if slices.Contains(known, p.ID) {
+			first = append(first, p)
+		} else if len(rest) < maxUnknown {
+			rest = append(rest, p)
+		}
+	}
+	return append(first, rest...)
+}
+
+// known are the kits that the overlay has proof of: members in the ring, and linked ones.
+func (k *Kit) known() []string {
+	n := k.overlay.node.Load()
+	if n == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s, err := n.Snapshot(ctx)
+	if err != nil {
+		return nil
+	}
+	r := hexIDs(s.Ring)
+	for _, l := range s.Links {
+		if l.Member {
+			r = append(r, l.Peer.String())
+		}
+	}
+	return r
 }
 
 // isLinkAddress tells whether an address of this kit's is one of the overlay's.

@@ -2,6 +2,7 @@ package kit
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -111,6 +112,19 @@ func TestUpdatePeersAreOfThisMission(t *testing.T) {
 		if a.Port() != 6085 {
 			t.Errorf("%v", a)
 		}
+	}
+}
+
+// Whoever is on the cable can announce any number of kits. Those that are there are asked all the same.
+func TestMadeUpKitsDoNotCrowdOutRealOnes(t *testing.T) {
+	var announced []update.Peer
+	for i := range 100 {
+		announced = append(announced, update.Peer{ID: fmt.Sprintf("%02x", i)})
+	}
+	announced = append(announced, update.Peer{ID: "fe"}, update.Peer{ID: "fd"})
+	got := knownFirst(announced, []string{"fd", "fe"})
+	if len(got) != 2+maxUnknown || got[0].ID != "fd" || got[1].ID != "fe" || got[2].ID != "00" {
+		t.Errorf("%d: %+v", len(got), got[:3])
 	}
 }
 
