@@ -229,6 +229,11 @@ func (m *Machine) judge(f card.Manifest, byPerson bool) error {
 	case m.state == Trying:
 		return fmt.Errorf("%w: it is being tried", ErrBusy)
 	}
+	return m.wants(f, byPerson)
+}
+
+// wants is judge, whatever is under way.
+func (m *Machine) wants(f card.Manifest, byPerson bool) error {
 	if err := m.sys.fits(f.Release); err != nil {
 		return err
 	}

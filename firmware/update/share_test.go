@@ -207,6 +207,13 @@ func TestAPersonsUploadEndsATransfer(t *testing.T) {
 	if v := k.View(); v.State != Receiving {
 		t.Fatalf("%+v", v)
 	}
+	// Not for one that is refused: anybody may have kept it from an earlier update.
+	if _, err := k.Receive(t.Context(), bytes.NewReader(bundle(t, 1))); !errors.Is(err, ErrSame) {
+		t.Error(err)
+	}
+	if v := k.View(); v.State != Receiving || ctx.Err() != nil {
+		t.Fatalf("an old bundle ended it: %+v", v)
+	}
 	if _, err := k.Receive(t.Context(), bytes.NewReader(bundle(t, 3))); err != nil {
 		t.Error(err)
 	}

@@ -289,7 +289,9 @@ func (u *Updater) receive(ctx context.Context, r io.Reader, stop context.CancelF
 	}
 	byPerson := stop == nil
 	if byPerson {
-		u.interrupt(ctx)
+		if err := u.interrupt(ctx, h.Manifest); err != nil {
+			return h.Manifest, err
+		}
 	}
 	if err := u.begin(ctx, h, header, byPerson); err != nil {
 		return h.Manifest, err
@@ -322,16 +324,26 @@ func (u *Updater) receive(ctx context.Context, r io.Reader, stop context.CancelF
 	return h.Manifest, errors.Join(err, end.Err())
 }
 
-// interrupt ends a transfer from a neighbour: it can be repeated, and somebody is waiting.
-func (u *Updater) interrupt(ctx context.Context) {
+// interrupt ends a transfer from a neighbour for a bundle that is wanted: it can be repeated, and somebody is waiting. For
+// one that is not, which anybody may have kept from an earlier update, it is left alone.
+func (u *Updater) interrupt(ctx context.Context, f card.Manifest) error {
 	stop := u.stop.Load()
 	if stop == nil {
-		return
+		return nil
+	}
+	var err error
+	u.step(ctx, func(time.Time) []Action {
+		err = u.m.wants(f, true)
+		return nil
+	})
+	if err != nil || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
 	}
 	(*stop)()
 	for wait := time.Now().Add(askTimeout); u.View().State == Receiving && time.Now().Before(wait) && ctx.Err() == nil; {
 		time.Sleep(20 * time.Millisecond)
 	}
+	return nil
 }
 
 // readHeader reads and believes, or not, what comes before the slot.
