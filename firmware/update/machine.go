@@ -31,7 +31,8 @@ const (
 	trialLimit   = 9 * time.Minute  // to become so; below the 10 min of PID 1, so that the new system can say why not
 	rebootLimit  = 2 * time.Minute  // for PID 1 to restart the kit
 	retryPause   = 10 * time.Minute // after a reboot that could not be asked for
-	maxFailed    = 8                // bundles remembered that were rolled back
+	maxFailed    = 16               // rollbacks remembered
+	maxTries     = 3                // of one bundle, by people: anybody may have kept it, and each costs a restart
 	maxKnown     = 32               // faults that were there before
 	maxWhy       = 400              // bytes
 	waitTellsFor = time.Hour        // a bundle that waits longer than that is a warning
@@ -43,7 +44,7 @@ type Record struct {
 	Header  []byte   `json:"header,omitempty"`  // of the bundle in the committed slot, signed; none where nobody signed one
 	Pending *Pending `json:"pending,omitempty"` // in the other slot
 	Last    *Outcome `json:"last,omitempty"`    // how the last one ended
-	Failed  []string `json:"failed,omitempty"`  // digests of what was rolled back, the last one last
+	Failed  []string `json:"failed,omitempty"`  // digest of each that was rolled back, the last one last
 }
 
 // Pending is a bundle in the slot that is not committed.
@@ -212,9 +213,6 @@ func (m *Machine) Accept(now time.Time, h card.Header, header []byte, byPerson b
 	m.receiving = &Pending{Header: header, Manifest: h.Manifest, Slot: m.sys.Slot.Other(), ByPerson: byPerson}
 	m.to(now, Receiving, "")
 	m.claimed, m.ready, m.unchecked = time.Time{}, false, false
-	if byPerson {
-		m.forgive(h.Manifest.SHA256)
-	}
 	if m.rec.Pending == nil {
 		return nil, nil
 	}
@@ -252,8 +250,8 @@ func (m *Machine) wants(f card.Manifest, byPerson bool) error {
 			return fmt.Errorf("%w: %s (%d), and %s (%d) waits", ErrOlder, r.Version, r.Sequence, w.Version, w.Sequence)
 		}
 	}
-	if !byPerson && slices.Contains(m.rec.Failed, f.SHA256) {
-		return fmt.Errorf("%w: %s (%d)", ErrFailed, r.Version, r.Sequence)
+	if n := m.failures(f.SHA256); n >= maxTries || n > 0 && !byPerson {
+		return fmt.Errorf("%w: %s (%d), %d times", ErrFailed, r.Version, r.Sequence, n)
 	}
 	return nil
 }
@@ -413,16 +411,20 @@ func (m *Machine) rolledBack(now time.Time, crash string) {
 		why = "it did not start, or power was cut before it did"
 	}
 	m.rec.Pending = nil
-	m.forgive(p.Manifest.SHA256)
-	m.rec.Failed = append(m.rec.Failed, p.Manifest.SHA256)
-	m.rec.Failed = m.rec.Failed[max(0, len(m.rec.Failed)-maxFailed):]
+	failed := append(slices.Clone(m.rec.Failed), p.Manifest.SHA256) // the old list may be being read
+	m.rec.Failed = failed[max(0, len(failed)-maxFailed):]
 	m.end(now, p.Manifest.Release, RolledBack, why)
 	m.raiseFloor()
 }
 
-// forgive has a bundle count as one that was never tried. The old list is left as it is: it may be being read.
-func (m *Machine) forgive(digest string) {
-	m.rec.Failed = slices.DeleteFunc(slices.Clone(m.rec.Failed), func(d string) bool { return d == digest })
+// failures is how often a bundle was rolled back here.
+func (m *Machine) failures(digest string) (n int) {
+	for _, d := range m.rec.Failed {
+		if d == digest {
+			n++
+		}
+	}
+	return n
 }
 
 // Failed tells that an action could not be done.

@@ -49,25 +49,26 @@ func TestAcceptNamesWhatIsWrong(t *testing.T) {
 		want   error
 		says   string
 	}{
-		"newer":                 {idle(Record{}), offered(7), true, nil, ""},
-		"newer, of a neighbour": {idle(Record{}), offered(7), false, nil, ""},
-		"the same":              {idle(Record{}), offered(5), true, ErrSame, "v0.5 (5) runs"},
-		"older":                 {idle(Record{}), offered(4), true, ErrOlder, "v0.4 (4), this kit had 5"},
-		"older than what was":   {idle(Record{Floor: 9}), offered(7), true, ErrOlder, "this kit had 9 and runs v0.5 (5)"},
-		"as old as what was":    {idle(Record{Floor: 7}), offered(7), true, nil, ""},
-		"failed before":         {idle(failed), offered(7), false, ErrFailed, "v0.7"},
-		"failed, by a person":   {idle(failed), offered(7), true, nil, ""},
-		"other product":         {idle(Record{}), change(func(r *card.Release) { r.Product = "toaster" }), true, ErrBoard, "product toaster"},
-		"other layout":          {idle(Record{}), change(func(r *card.Release) { r.Layout = 2 }), true, ErrBoard, "card layout 2"},
-		"other flavour":         {idle(Record{}), change(func(r *card.Release) { r.Flavour = "debian" }), true, ErrBoard, "flavour debian, this kit has rpi"},
-		"other board":           {idle(Record{}), change(func(r *card.Release) { r.Boards = "brcm,bcm2712" }), true, ErrBoard, "boards brcm,bcm2712, this kit has raspberrypi,3-model-b brcm,bcm2837"},
-		"any board":             {idle(Record{}), change(func(r *card.Release) { r.Boards = "" }), true, nil, ""},
-		"it waits already":      {written(t, 7), offered(7), true, ErrSame, "v0.7 (7) is written and waits"},
-		"a newer one waits":     {written(t, 7), offered(6), true, ErrOlder, "v0.7 (7) waits"},
-		"newer than what waits": {written(t, 7), offered(8), false, nil, ""},
-		"while one is received": {receiving(t), offered(8), true, ErrBusy, "v0.7 is being received"},
-		"while one is tried":    {trying(t), offered(8), true, ErrBusy, "tried"},
-		"while this is a trial": {onTrial(), offered(9), true, ErrBusy, "tried"},
+		"newer":                      {idle(Record{}), offered(7), true, nil, ""},
+		"newer, of a neighbour":      {idle(Record{}), offered(7), false, nil, ""},
+		"the same":                   {idle(Record{}), offered(5), true, ErrSame, "v0.5 (5) runs"},
+		"older":                      {idle(Record{}), offered(4), true, ErrOlder, "v0.4 (4), this kit had 5"},
+		"older than what was":        {idle(Record{Floor: 9}), offered(7), true, ErrOlder, "this kit had 9 and runs v0.5 (5)"},
+		"as old as what was":         {idle(Record{Floor: 7}), offered(7), true, nil, ""},
+		"failed before":              {idle(failed), offered(7), false, ErrFailed, "v0.7"},
+		"failed thrice, by a person": {idle(Record{Failed: slices.Repeat(failed.Failed, 3)}), offered(7), true, ErrFailed, "3 times"},
+		"failed, by a person":        {idle(failed), offered(7), true, nil, ""},
+		"other product":              {idle(Record{}), change(func(r *card.Release) { r.Product = "toaster" }), true, ErrBoard, "product toaster"},
+		"other layout":               {idle(Record{}), change(func(r *card.Release) { r.Layout = 2 }), true, ErrBoard, "card layout 2"},
+		"other flavour":              {idle(Record{}), change(func(r *card.Release) { r.Flavour = "debian" }), true, ErrBoard, "flavour debian, this kit has rpi"},
+		"other board":                {idle(Record{}), change(func(r *card.Release) { r.Boards = "brcm,bcm2712" }), true, ErrBoard, "boards brcm,bcm2712, this kit has raspberrypi,3-model-b brcm,bcm2837"},
+		"any board":                  {idle(Record{}), change(func(r *card.Release) { r.Boards = "" }), true, nil, ""},
+		"it waits already":           {written(t, 7), offered(7), true, ErrSame, "v0.7 (7) is written and waits"},
+		"a newer one waits":          {written(t, 7), offered(6), true, ErrOlder, "v0.7 (7) waits"},
+		"newer than what waits":      {written(t, 7), offered(8), false, nil, ""},
+		"while one is received":      {receiving(t), offered(8), true, ErrBusy, "v0.7 is being received"},
+		"while one is tried":         {trying(t), offered(8), true, ErrBusy, "tried"},
+		"while this is a trial":      {onTrial(), offered(9), true, ErrBusy, "tried"},
 	} {
 		_, err := c.m.Accept(t0, c.h, nil, c.person)
 		if !errors.Is(err, c.want) || c.want == nil && err != nil {
@@ -435,12 +436,12 @@ func TestActionsThatFail(t *testing.T) {
 
 func TestTheListOfFailuresIsBounded(t *testing.T) {
 	rec := Record{}
-	for n := range uint64(20) {
+	for n := range uint64(2 * maxFailed) {
 		rec.Pending = &Pending{Manifest: offered(10 + n).Manifest, Slot: card.B, Tried: true}
 		m, _ := NewMachine(t0, Start{System: system(5, card.A), Record: rec})
 		rec = m.Record()
 	}
-	if len(rec.Failed) != maxFailed || rec.Failed[maxFailed-1] != offered(29).Manifest.SHA256 {
+	if len(rec.Failed) != maxFailed || rec.Failed[maxFailed-1] != offered(9+2*maxFailed).Manifest.SHA256 {
 		t.Errorf("%d: %v", len(rec.Failed), rec.Failed)
 	}
 }
