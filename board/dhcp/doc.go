@@ -25,6 +25,7 @@ const (
 	perStation   = 2                // leases of one hardware address: a second system on one device
 	candidates   = 32               // addresses of one station, in its order
 	maxDeclined  = 256              // addresses that were found in use
+	maxClaims    = 3                // of these, that one station answered for: more than a system has by accident
 	offerTime    = 15 * time.Second // an offer that nobody takes
 	declineTime  = 10 * time.Minute // an address that was found in use
 	stationTime  = time.Minute      // a station without a lease

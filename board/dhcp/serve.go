@@ -175,7 +175,7 @@ func (s *Server) loop(ctx context.Context, t *Table, out shell, came, answered <
 			out.do(t.Receive(time.Now(), f.from, m))
 		case f := <-answered:
 			mac, addr, ok := arpSender(f.data)
-			if !ok {
+			if !ok || mac != f.from { // who speaks for others is no witness
 				continue
 			}
 			next := t.InUse(time.Now(), addr, mac)

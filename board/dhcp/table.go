@@ -83,11 +83,17 @@ type Table struct {
 	byClient map[string]*binding
 	byAddr   map[netip.Addr]*binding
 	byName   map[string]*binding
-	declined map[netip.Addr]time.Time // until when
-	fresh    bucket                   // of stations never heard of
+	declined map[netip.Addr]claim
+	fresh    bucket // of stations never heard of
 	fullAt   time.Time
 	swept    time.Time
 	stats    Stats
+}
+
+// claim is that somebody has an address.
+type claim struct {
+	until time.Time
+	by    MAC // who answered for it; zero: the client found that out itself
 }
 
 // New makes an empty Table.
@@ -105,7 +111,7 @@ func New(cfg Config) (*Table, error) {
 	}
 	return &Table{
 		cfg: cfg, pool: p, stations: map[MAC]*station{}, byClient: map[string]*binding{}, byAddr: map[netip.Addr]*binding{},
-		byName: map[string]*binding{}, declined: map[netip.Addr]time.Time{},
+		byName: map[string]*binding{}, declined: map[netip.Addr]claim{},
 	}, nil
 }
 
@@ -267,8 +273,8 @@ func (t *Table) add(s *station, client string, addr netip.Addr) *binding {
 }
 
 func (t *Table) free(now time.Time, addr netip.Addr) bool {
-	until, declined := t.declined[addr]
-	return t.byAddr[addr] == nil && addr != t.cfg.Server && (!declined || !now.Before(until))
+	c, declined := t.declined[addr]
+	return t.byAddr[addr] == nil && addr != t.cfg.Server && (!declined || !now.Before(c.until))
 }
 
 // derived reports whether the address is one of the station's.
@@ -298,14 +304,24 @@ func (t *Table) probe(now time.Time, b *binding) []Output {
 	return []Output{{Probe: b.addr}}
 }
 
-// InUse tells that a station answered for an address.
+// InUse tells that a station answered for an address. One that answers for ever more of them is not believed: it would keep
+// every other station from having one.
 func (t *Table) InUse(now time.Time, addr netip.Addr, by MAC) []Output {
 	b := t.byAddr[addr]
 	if b == nil || b.state != probing || b.station.mac == by {
 		return nil
 	}
 	t.stats.Conflicts++
-	t.conflict(now, addr)
+	others := 0
+	for _, c := range t.declined {
+		if c.by == by && now.Before(c.until) {
+			others++
+		}
+	}
+	if others >= maxClaims {
+		return nil
+	}
+	t.conflict(now, addr, by)
 	s, client, m := b.station, b.client, b.discover
 	t.drop(b)
 	if b = t.bind(now, s, client); b == nil {
@@ -317,17 +333,17 @@ func (t *Table) InUse(now time.Time, addr netip.Addr, by MAC) []Output {
 }
 
 // conflict marks an address as not available. Where too many are, the one that would be free next makes room.
-func (t *Table) conflict(now time.Time, addr netip.Addr) {
+func (t *Table) conflict(now time.Time, addr netip.Addr, by MAC) {
 	if _, known := t.declined[addr]; !known && len(t.declined) >= maxDeclined {
 		var first netip.Addr
-		for a, until := range t.declined {
-			if !first.IsValid() || until.Before(t.declined[first]) {
+		for a, c := range t.declined {
+			if !first.IsValid() || c.until.Before(t.declined[first].until) {
 				first = a
 			}
 		}
 		delete(t.declined, first)
 	}
-	t.declined[addr] = now.Add(declineTime)
+	t.declined[addr] = claim{now.Add(declineTime), by}
 }
 
 // Deadline is when Advance is to be called next; zero if there is nothing to wait for.
@@ -374,8 +390,8 @@ func (t *Table) expire(now time.Time) {
 			delete(t.stations, mac)
 		}
 	}
-	for addr, until := range t.declined {
-		if !now.Before(until) {
+	for addr, c := range t.declined {
+		if !now.Before(c.until) {
 			delete(t.declined, addr)
 		}
 	}
@@ -433,7 +449,7 @@ func (t *Table) decline(now time.Time, client string, m *dhcpv4.DHCPv4) {
 		t.stats.Invalid++
 		return
 	}
-	t.conflict(now, addr)
+	t.conflict(now, addr, MAC{})
 	t.drop(b)
 }
 

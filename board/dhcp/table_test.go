@@ -283,10 +283,33 @@ func TestReleaseAndDecline(t *testing.T) {
 	}
 }
 
+// A handset that answers for every address that is asked for keeps nobody else from having one.
+func TestWhoClaimsEveryAddressIsNotBelieved(t *testing.T) {
+	tab := table(t)
+	for i := range 20 {
+		mac := MAC{2, 0, 0, 0, 1, byte(i)}
+		now := start.Add(time.Duration(i) * 10 * time.Second)
+		out := tab.Receive(now, mac, discover(mac))
+		for n := 0; len(out) == 1 && out[0].Probe.IsValid(); n++ {
+			if n > maxClaims {
+				t.Fatalf("station %d: probe %d", i, n)
+			}
+			out = tab.InUse(now, out[0].Probe, other)
+		}
+		tab.Advance(now.Add(probeWait))
+		if a := answer(t, tab.Advance(now.Add(2*probeWait))); a.Message.MessageType() != dhcpv4.MessageTypeOffer {
+			t.Fatalf("station %d: %v", i, a.Message)
+		}
+	}
+	if len(tab.declined) != maxClaims || tab.Stats().Full != 0 {
+		t.Errorf("%d addresses marked, %d stations refused", len(tab.declined), tab.Stats().Full)
+	}
+}
+
 func TestDeclinesAreBounded(t *testing.T) {
 	tab := table(t)
 	for i := range 2 * maxDeclined {
-		tab.conflict(start.Add(time.Duration(i)), netip.AddrFrom4([4]byte{10, 73, byte(1 + i>>8), byte(i)}))
+		tab.conflict(start.Add(time.Duration(i)), netip.AddrFrom4([4]byte{10, 73, byte(1 + i>>8), byte(i)}), MAC{})
 	}
 	if len(tab.declined) != maxDeclined {
 		t.Errorf("%d addresses marked", len(tab.declined))
