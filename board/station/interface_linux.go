@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/mdlayher/genetlink"
 	nl "github.com/mdlayher/netlink"
@@ -63,13 +64,25 @@ func command(what uint8, attributes func(*nl.AttributeEncoder)) error {
 	return err
 }
 
-func setUp(name string) error {
+// setUp switches an interface on. Where it was made here (own) and another one of the radio has its MAC address, as on
+// radios that have but one or two of their own, it gets a locally administered one (IEEE 802-2014 §8.2.2).
+func setUp(name string, own bool) error {
 	l, err := netlink.LinkByName(name)
 	if err == nil {
 		err = netlink.LinkSetUp(l)
+	}
+	for i := byte(1); i < localAddresses && own && errors.Is(err, unix.ENOTUNIQ); i++ {
+		mac := slices.Clone(l.Attrs().HardwareAddr)
+		mac[0] = (mac[0] | 2) ^ i<<2
+		if err = netlink.LinkSetHardwareAddr(l, mac); err == nil {
+			err = netlink.LinkSetUp(l)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
 	return nil
 }
+
+// localAddresses is how many MAC addresses are tried: more than a radio carries interfaces.
+const localAddresses = 16

@@ -19,4 +19,4 @@ func (*supplicant) status(context.Context) (bool, error) { return false, errUnsu
 func (*supplicant) stop()                                {}
 func addInterface(int, string) error                     { return errUnsupported }
 func removeInterface(string) error                       { return nil }
-func setUp(string) error                                 { return errUnsupported }
+func setUp(string, bool) error                           { return errUnsupported }

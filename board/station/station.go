@@ -233,7 +233,7 @@ func (r *runner) prepare() bool {
 		}
 		r.made = true
 	}
-	if err := setUp(now.Interface); err != nil {
+	if err := setUp(now.Interface, now.Shared); err != nil {
 		r.failed(err)
 		r.end()
 		r.again = time.Now().Add(retryEvery)
