@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"fieldkit/board/access"
@@ -19,12 +20,22 @@ import (
 )
 
 // linking is what a kit does that has the machine to itself: it sets up its own interfaces, joins others by radio, and
-// lets each side reach what is for it. It is made by New and not changed afterwards.
+// lets each side reach what is for it. It is made by New; what counts is all that changes afterwards.
 type linking struct {
 	links   *links.Links     // nil: the system does all of that
 	station *station.Station // nil: no links by radio
 	rules   firewall.Ruleset
+	counts  atomic.Pointer[ruleCounts]
 }
+
+// ruleCounts is how often rules of the firewall applied. To ask the kernel takes longer than the rest of the status, and
+// anybody may ask for that as often as a radio carries.
+type ruleCounts struct {
+	at     time.Time
+	counts []firewall.Count
+}
+
+const ruleCountsFor = time.Second
 
 // newLinking makes it for a kit that is asked to.
 func (k *Kit) newLinking() error {
@@ -326,6 +337,19 @@ func (k *Kit) judgeLinks() {
 // manyConflicts is when a cable is called hostile: RFC 3927 §9, MAX_CONFLICTS.
 const manyConflicts = 10
 
+// firewallCounts are those of now, or of a moment ago; none where the rules are not in force.
+func (k *Kit) firewallCounts(now time.Time) []firewall.Count {
+	if c := k.linking.counts.Load(); c != nil && now.Sub(c.at) < ruleCountsFor {
+		return c.counts
+	}
+	counts, err := firewall.Check(k.linking.rules)
+	if err != nil {
+		counts = nil // the health tree says so
+	}
+	k.linking.counts.Store(&ruleCounts{now, counts})
+	return counts
+}
+
 // linksStatus fills in the ways to other kits.
 func (k *Kit) linksStatus(s *ui.Status) {
 	s.Links = []ui.Link{}
@@ -343,10 +367,8 @@ func (k *Kit) linksStatus(s *ui.Status) {
 		s.Links = append(s.Links, u)
 	}
 	s.Counters = append(s.Counters, counters("cables ", k.linking.links.Stats())...)
-	if counts, err := firewall.Check(k.linking.rules); err == nil {
-		for _, c := range counts {
-			s.Counters = append(s.Counters, ui.Counter{Name: "firewall " + c.Rule, Value: c.Packets})
-		}
+	for _, c := range k.firewallCounts(time.Now()) {
+		s.Counters = append(s.Counters, ui.Counter{Name: "firewall " + c.Rule, Value: c.Packets})
 	}
 	if k.linking.station == nil {
 		return

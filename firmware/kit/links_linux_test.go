@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"fieldkit/board/firewall"
 	"fieldkit/board/links"
 	"fieldkit/board/simnet/netns"
 	"fieldkit/firmware/config"
@@ -237,5 +238,19 @@ func TestKitsThatHaveTheirMachineToThemselves(t *testing.T) {
 		if bad.Name == "firewall" && bad.State != "ok" || bad.Name == "links" && bad.State != "ok" {
 			t.Errorf("%+v", bad)
 		}
+	}
+}
+
+// Whoever asks for the status again and again does not have the kernel asked each time.
+func TestFirewallIsNotAskedForEachStatus(t *testing.T) {
+	k := still(t)
+	now := time.Now()
+	k.linking.counts.Store(&ruleCounts{now, []firewall.Count{{Rule: "handset: too many echoes", Packets: 7}}})
+	if c := k.firewallCounts(now.Add(ruleCountsFor - time.Nanosecond)); len(c) != 1 || c[0].Packets != 7 {
+		t.Errorf("within the time: %+v", c)
+	}
+	// Of no rules, as here, there is nothing to count.
+	if c := k.firewallCounts(now.Add(ruleCountsFor)); len(c) != 0 {
+		t.Errorf("after it: %+v", c)
 	}
 }
