@@ -54,15 +54,19 @@ func limit(t *testing.T, d time.Duration) context.Context {
 // eventually polls until f returns nil.
 func eventually(ctx context.Context, t *testing.T, every time.Duration, f func() error) {
 	t.Helper()
+	var last error // that is not merely that the time is over
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-time.After(every):
 		case <-ctx.Done():
-			t.Fatalf("%v: %v", ctx.Err(), err)
+			t.Fatalf("%v: %v", ctx.Err(), last)
 		}
 	}
 }
