@@ -326,6 +326,11 @@ func (c *Config) Validate() error {
 	want(c.Handset.Address.Is4() || c.Handset.Address.Is6(), "handset.address", c.Handset.Address, "an IP address")
 	want(c.Handset.Network.IsValid() && c.Handset.Network == c.Handset.Network.Masked(), "handset.network", c.Handset.Network, "a network, host bits zero")
 	want(c.Handset.Network.Contains(c.Handset.Address), "handset.network", c.Handset.Network, fmt.Sprintf("the network of handset.address %v", c.Handset.Address))
+	if c.Access.Enabled {
+		// What the servers of the handsets' network can do (board/dhcp): a card that they refuse would never come up.
+		bits := c.Handset.Network.Bits()
+		want(c.Handset.Address.Is4() && bits >= 8 && bits <= 26, "handset.network", c.Handset.Network, "with access.enabled, an IPv4 network with a prefix of 8 to 26 bits")
+	}
 	c.Access.validate(want)
 	for _, i := range c.Link.Interfaces {
 		want(!slices.Contains(c.Access.Wired, i) && (i != c.Access.Interface || i == ""), "link.interfaces", fmt.Sprintf("%q", i), "not an interface of the handsets")

@@ -85,6 +85,9 @@ func TestCardComesUpWithoutAFileThatIsWrong(t *testing.T) {
 		{"[sip]\nport = 5070\n", ""},
 		{"[sip]\nprot = 5070\n", "sip.prot"},
 		{"[kit]\nnumber = 7\n", "kit.number"},
+		// Of no use to the servers of the handsets' network, which a card has.
+		{"[handset]\naddress = '10.1.2.3'\nnetwork = '10.1.2.0/28'\n", "handset.network"},
+		{"[handset]\naddress = 'fd00::1'\nnetwork = 'fd00::/64'\n", "handset.network"},
 		{"\x00\x01", "kit.toml"},
 	} {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
