@@ -13,6 +13,7 @@ import (
 	"fieldkit/board/store"
 	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/config"
+	"fieldkit/firmware/erase"
 	"fieldkit/firmware/mission"
 	"fieldkit/firmware/task"
 	"fieldkit/ui"
@@ -61,6 +62,9 @@ func newOnCard(cfg *config.Config, o Options, at cardPlaces) (*Kit, error) {
 // cfg as it came.
 func identityOnCard(cfg *config.Config, volatile string) (state string, problem error) {
 	try := func(state, file string) error {
+		if _, err := erase.Finish(state); err != nil {
+			return err // what was to be erased is not to be used, and New would not
+		}
 		_, _, _, err := mission.LoadOrCreateIdentity(state, file)
 		if err == nil {
 			cfg.StateDir, cfg.Mission = state, file

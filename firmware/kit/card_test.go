@@ -18,6 +18,7 @@ import (
 	"fieldkit/board/store"
 	"fieldkit/firmware/boot/initlink"
 	"fieldkit/firmware/config"
+	"fieldkit/firmware/erase"
 	"fieldkit/firmware/health"
 	"fieldkit/firmware/mission"
 	"fieldkit/firmware/task"
@@ -165,6 +166,11 @@ func TestIdentityOnACard(t *testing.T) {
 				}
 			}
 		}, "damaged", true, true},
+		{"a state that was to be erased, and cannot be", func(t *testing.T, c *config.Config) {
+			if err := os.MkdirAll(filepath.Join(c.StateDir, erase.Name, "not empty"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "erasing", true, true},
 		{"a state directory that is none", func(_ *testing.T, c *config.Config) {
 			c.StateDir = filepath.Join(c.StateDir, "file")
 			_ = os.WriteFile(c.StateDir, nil, 0o600)
