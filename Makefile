@@ -23,7 +23,7 @@ lint: ## The linters alone
 fuzz: ## Each fuzz target for FUZZTIME (default 30s)
 	@scripts/fuzz
 
-soak: ## A thousand seeds of simulated overlays, for at most SOAK (default 1h)
+soak: ## A thousand seeds of simulated overlays, for at most SOAK (default 1h), and a hundred power cuts
 	@scripts/soak
 
 clean: ## Remove what was built
