@@ -108,6 +108,7 @@ var allowed = map[string][]string{
 	"firmware/boot":          {"board", "board/store", "firmware/boot/initlink", "firmware/card", "firmware/config", "firmware/erase"},
 	"firmware/boot/initlink": {},
 	"firmware/erase":         {},
+	"firmware/emu/guest":     {},
 	"firmware/health":        {},
 	"firmware/image":         {"firmware/card", "firmware/config", "firmware/mission"},
 	"firmware/pair":          {},

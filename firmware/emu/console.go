@@ -101,6 +101,14 @@ func (c *Console) Lines() []Line {
 	return append([]Line(nil), c.lines...)
 }
 
+// From are the lines at or after a Mark that are kept, and the Mark of the first of them.
+func (c *Console) From(mark int) ([]Line, int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := min(max(mark, c.dropped), c.dropped+len(c.lines))
+	return append([]Line(nil), c.lines[first-c.dropped:]...), first
+}
+
 // Mark is a place in what was printed: after the last line so far. Lines before a Mark are not waited for.
 func (c *Console) Mark() int {
 	c.mu.Lock()

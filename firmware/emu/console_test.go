@@ -56,6 +56,12 @@ func TestConsoleIsBounded(t *testing.T) {
 	if l, err := c.Wait(t.Context(), mark, "x"); err != nil || len(l.Text) != maxLine {
 		t.Errorf("a line of %d bytes, %v", len(l.Text), err)
 	}
+	if from, first := c.From(mark); len(from) != 1 || first != mark {
+		t.Errorf("%d lines from %d", len(from), first)
+	}
+	if from, first := c.From(0); len(from) != maxLines || first != 11 {
+		t.Errorf("%d lines from %d", len(from), first)
+	}
 	if tail := c.Tail(2); strings.Count(tail, "\n") != 2 || !strings.Contains(tail, fmt.Sprintf("line %d\n", maxLines+9)) {
 		t.Errorf("tail %.80q", tail)
 	}

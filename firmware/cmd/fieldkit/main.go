@@ -45,6 +45,7 @@ type commands struct {
 	Decode  decodeCommand    `cmd:"" help:"Print RELOAD messages, in hex or captured, as JSON."`
 	Phone   phoneCommand     `cmd:"" help:"A SIP phone that sends a tone and measures what it hears."`
 	Sim     simCommand       `cmd:"" help:"Simulate overlays of many kits in virtual time."`
+	Emulate emulateCommand   `cmd:"" help:"Boot a card's image on this machine and show its console and its LEDs."`
 	Sign    signCommand      `cmd:"" help:"Sign an image as an update for the kits of a mission."`
 	Update  updateCommand    `cmd:"" help:"Send a kit a new system, and follow it until it is committed or rolled back."`
 	Version kong.VersionFlag `help:"Print the version."`
