@@ -146,6 +146,12 @@ func (k *Kit) Run(ctx context.Context) error {
 		if err := g.Add(task.New("access", k.runAccess)); err != nil {
 			return err
 		}
+		if k.boot != nil {
+			text := func() string { return k.screenText(k.access.Snapshot()) }
+			if err := g.Add(task.New("screen", tellScreen(screen, text))); err != nil {
+				return err
+			}
+		}
 	}
 	if k.network.dhcp != nil {
 		if err := g.Add(task.New("dhcp", k.serveDHCP), task.New("dns", k.serveNames), task.New("time", k.serveTime)); err != nil {
