@@ -2,12 +2,15 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,18 +40,19 @@ type pid1 struct {
 	procs    *processes
 	timeline *timeline
 
-	dog    *watchdog
-	dogBad bool // a failure to feed it was said
-	super  *supervisor
-	boot   initlink.Boot // Stages are the timeline's
-	argv   []string
-	daemon *daemon
-	end    <-chan syscall.WaitStatus // of the daemon; nil while there is none
-	output *ring
-	lights int // the process that shows that the kit starts; 0 is none
-	lit    <-chan syscall.WaitStatus
-	reqs   chan initlink.Request
-	ready  chan prepared
+	dog       *watchdog
+	dogBad    bool // a failure to feed it was said
+	dogWanted bool // it is to be opened as soon as it is there
+	super     *supervisor
+	boot      initlink.Boot // Stages are the timeline's
+	argv      []string
+	daemon    *daemon
+	end       <-chan syscall.WaitStatus // of the daemon; nil while there is none
+	output    *ring
+	lights    int // the process that shows that the kit starts; 0 is none
+	lit       <-chan syscall.WaitStatus
+	reqs      chan initlink.Request
+	ready     chan prepared
 }
 
 // prepared is what the preparation of the system found.
@@ -184,15 +188,29 @@ func (p *pid1) startWatchdog() {
 		p.log.Info("watchdog left alone, as the command line says")
 		return
 	}
-	var err error
-	p.dog, err = openWatchdog("/dev/watchdog")
-	if err != nil {
+	p.dogWanted = true
+	if err := p.findWatchdog(); err != nil {
 		p.note(initlink.AboutWatchdog, false, err.Error())
 	}
 }
 
-// note keeps something for the health tree. Later ones than fit are only logged. It is called before the preparation
-// and after it, never beside it.
+// findWatchdog opens the watchdog. It is tried again while there is none: with some kernels its driver is a module.
+func (p *pid1) findWatchdog() error {
+	if p.dog != nil || !p.dogWanted {
+		return nil
+	}
+	w, err := openWatchdog("/dev/watchdog")
+	if w == nil {
+		p.dogWanted = errors.Is(err, fs.ErrNotExist)
+		return err
+	}
+	p.dog = w
+	p.log.Info("watchdog", "at_ms", initlink.SinceKernel().Milliseconds(), "err", err)
+	p.boot.Notes = slices.DeleteFunc(p.boot.Notes, func(n initlink.Note) bool { return n.About == initlink.AboutWatchdog })
+	return nil
+}
+
+// note keeps something for the health tree, which a daemon gets when it starts. Later ones than fit are only logged.
 func (p *pid1) note(about string, fault bool, text string) {
 	p.boot.Notes = addNote(p.log, p.boot.Notes, about, fault, text)
 }
@@ -265,6 +283,7 @@ func (p *pid1) loop(signals <-chan os.Signal) {
 		case <-tick.C:
 			p.procs.reap() // a signal may have been folded into one before
 			todo = p.super.tick(now)
+			_ = p.findWatchdog() // said at the first try
 			p.feed()
 		}
 		p.do(todo)
