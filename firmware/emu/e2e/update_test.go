@@ -54,6 +54,7 @@ func newSystem(t *testing.T, m *mission.Mission, steps uint64, more map[string][
 	must(t, err, f.Close())
 	r.Sequence += steps
 	r.Version = fmt.Sprintf("newer-%d", steps)
+	r.Boards += " linux,dummy-virt" // what QEMU's own machine calls itself
 	text, err := r.Encode()
 	must(t, err)
 
@@ -158,6 +159,7 @@ func committedSlot(t *testing.T, img string) card.Slot {
 // A system that does not start, and one that hangs, are tried once and left again by themselves, and the kit says why. A
 // good one is committed, and boots from then on.
 func TestUpdates(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t, 15*time.Minute)
 	m, err := mission.New("valley", mission.Options{})
 	must(t, err)
@@ -175,7 +177,7 @@ func TestUpdates(t *testing.T) {
 	strange, _ := send(foreign, 40, nil)
 
 	img := newCard(t, filepath.Join(product.image(t, image.KernelPi), image.ImageFile), personal(t, m, 101, ""))
-	b := newBoard(t, emu.Options{Machine: emu.Pi3, Card: img, Cmdline: raspiArgs, Serial: "00000000cafe0101", Payload: payload})
+	b := newBoard(t, emu.Options{Machine: emu.Virt, Memory: 1024, Card: img, Serial: "00000000cafe0101", Payload: payload})
 	v := up(ctx, t, on(ctx, t, b))
 	if u := updateOf(ctx, t, v, update.Idle); u.Slot != "A" || u.Trial {
 		t.Fatalf("%+v", u)
@@ -222,6 +224,7 @@ func TestUpdates(t *testing.T) {
 		t.Fatalf("%+v", u)
 	}
 
+	// It does not try that again by itself, and the committed one is what boots from now on.
 	b.PowerCut()
 	v = up(ctx, t, on(ctx, t, b))
 	if u := updateOf(ctx, t, v, update.RolledBack); u.Slot != "B" || u.Trial || u.Sequence != newer.Sequence {
@@ -229,5 +232,26 @@ func TestUpdates(t *testing.T) {
 	}
 	if a := post(ctx, t, v, crash); !strings.HasPrefix(a, "409 ") {
 		t.Errorf("an older update was answered with %s", a)
+	}
+}
+
+// A Pi tells its firmware by a flag that it wants the other slot once, and is told by its device tree that it got it.
+func TestUpdateOfAPi(t *testing.T) {
+	ctx := limit(t, 10*time.Minute)
+	m, err := mission.New("valley", mission.Options{})
+	must(t, err)
+	payload := withAgent(t)
+	good, newer := newSystem(t, m, 20, nil)
+	payload["/updates/good"] = good
+	img := newCard(t, filepath.Join(product.image(t, image.KernelPi), image.ImageFile), personal(t, m, 101, ""))
+	b := newBoard(t, emu.Options{Machine: emu.Pi3, Card: img, Cmdline: raspiArgs, Serial: "00000000cafe0101", Payload: payload})
+	v := up(ctx, t, on(ctx, t, b))
+	updateOf(ctx, t, v, update.Idle)
+	v = up(ctx, t, sendUpdate(ctx, t, b, v, "/updates/good"))
+	if u := updateOf(ctx, t, v, update.Committed); u.Slot != "B" || u.Version != newer.Version {
+		t.Fatalf("%+v", u)
+	}
+	if s := committedSlot(t, img); s != card.B {
+		t.Errorf("slot %v is committed", s)
 	}
 }
