@@ -68,6 +68,7 @@ func serving(ctx context.Context, t *testing.T, v *emu.VM) (s ui.Status) {
 // tried and committed. Every time the board boots again from a whole system, and knows all that it had told anybody: who it is,
 // which mission it is of, which phone registered here. The seed is told, and FIELDKIT_SEED repeats it.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	n := cuts(t)
 	ctx := limit(t, time.Duration(n)*40*time.Second+2*time.Minute)
 	seed := uint64(time.Now().UnixNano())

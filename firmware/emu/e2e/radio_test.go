@@ -146,6 +146,7 @@ func radioOf(ctx context.Context, t *testing.T, h *handset) {
 // A handset walks from one kit to the other: same network name, same passphrase, and the address that it has stays its own. It
 // is then a handset of the other kit. Two kits share a machine here, because simulated radios do not leave it.
 func TestHandsetRoams(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t, 4*time.Minute)
 	m, err := mission.New("valley", mission.Options{})
 	must(t, err)

@@ -15,6 +15,7 @@ import (
 
 // A daemon that hangs is no daemon: PID 1 stops feeding the watchdog, which resets the board, and the kit is there again.
 func TestWatchdogBitesAHungDaemon(t *testing.T) {
+	t.Parallel()
 	ctx := limit(t, 3*time.Minute)
 	b := newBoard(t, emu.Options{Machine: emu.Virt, Card: newCard(t, cardImage(t), card.Personal{}), Watchdog: true, Payload: withAgent(t)})
 	v := on(ctx, t, b)
