@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -534,6 +537,37 @@ func TestFloodOfConnections(t *testing.T) {
 	}
 	if got := knock(second, "tcp", "", "10.73.0.1:80"); got != open {
 		t.Errorf("another handset: %s", got)
+	}
+}
+
+// A handset that floods the kits' ports over IPv6 does not use up what kits on a cable may.
+func TestFloodOfConnectionsToTheKitsPorts(t *testing.T) {
+	w := newWorld(t)
+	listen(t, w.kit, 6084)
+	w.apply(t)
+	var flood sync.WaitGroup
+	var silent atomic.Int64
+	ctx, end := context.WithCancel(t.Context())
+	for range 8 {
+		flood.Go(func() {
+			for ctx.Err() == nil {
+				if quick(w.phone, net.JoinHostPort(kitAPULA, "6084")) == silence {
+					silent.Add(1)
+				}
+			}
+		})
+	}
+	for until := time.Now().Add(5 * time.Second); silent.Load() < 100 && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	answers := map[answer]int{}
+	for range 20 {
+		answers[quick(w.other, net.JoinHostPort(kitULA, "6084"))]++
+	}
+	end()
+	flood.Wait()
+	if answers[open] < 12 || silent.Load() < 100 {
+		t.Errorf("another kit got %v, while the flood was dropped %d times", answers, silent.Load())
 	}
 }
 

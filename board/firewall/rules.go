@@ -137,7 +137,7 @@ const maxSources = 4096
 // Rates of what is asked for anew. They are far above what phones do, and far below what would hurt.
 const (
 	handsetConnections = 20  // TCP connections a second, of one handset
-	kitConnections     = 50  // of all kits together: a source there costs nobody anything to make up
+	kitConnections     = 50  // of all kits of a side together: a source there costs nobody anything to make up
 	echoes             = 20  // a second, of each side
 	rejections         = 200 // a second, beyond which what is not allowed is dropped silently
 	burst              = 2   // seconds' worth that may come at once
@@ -182,7 +182,7 @@ func New(c Config) (Ruleset, error) {
 	return Ruleset{
 		Sets: []SourceSet{{Name: "connecting"}},
 		Chains: []Chain{
-			c.kitPorts(), c.handsetPorts(), refuse(), c.handsetAddresses(), c.kitAddresses(),
+			c.kitPorts("kit_ports", "kits"), c.kitPorts("guest_ports", "guests"), c.handsetPorts(), refuse(), c.handsetAddresses(), c.kitAddresses(),
 			{Name: "arrive", Hook: Prerouting, Policy: Accept, Rules: []Rule{
 				{Match: Match{In: "lo"}, Verdict: Accept},
 				{Match: Match{In: c.Handset}, Verdict: Jump, Target: "handset_addresses"},
@@ -243,7 +243,8 @@ func (c Config) kitAddresses() Chain {
 
 func (c Config) handsetPorts() Chain {
 	rules := []Rule{
-		{Match: Match{Family: 6}, Verdict: Jump, Target: "kit_ports"},
+		// Kits that are stations of this one, and whoever else speaks IPv6 there.
+		{Match: Match{Family: 6}, Verdict: Jump, Target: "guest_ports"},
 		{Match: Match{Family: 6}, Verdict: Jump, Target: "refuse"},
 		{
 			Match: Match{Family: 4, Proto: TCP, SYN: true, SourceAbove: handsetConnections}, Set: "connecting", Verdict: Drop,
@@ -261,14 +262,16 @@ func (c Config) handsetPorts() Chain {
 	)}
 }
 
-func (c Config) kitPorts() Chain {
+// kitPorts lets other kits reach what is for them. Each side has a chain of its own: rates are counted by rule, and what one
+// side uses up must not be missing on the other.
+func (c Config) kitPorts(name, side string) Chain {
 	rules := []Rule{{
-		Match: Match{Proto: TCP, SYN: true, AllAbove: kitConnections}, Verdict: Drop, Comment: "kits: too many connections",
+		Match: Match{Proto: TCP, SYN: true, AllAbove: kitConnections}, Verdict: Drop, Comment: side + ": too many connections",
 	}}
 	rules = append(rules, services(0, c.Kits)...)
-	rules = append(rules, icmp(4, ICMP, echo4, icmp4, "kits: too many echoes")...)
-	rules = append(rules, icmp(6, ICMPv6, echo6, icmp6, "kits: too many echoes over IPv6")...)
-	return Chain{Name: "kit_ports", Rules: append(rules,
+	rules = append(rules, icmp(4, ICMP, echo4, icmp4, side+": too many echoes")...)
+	rules = append(rules, icmp(6, ICMPv6, echo6, icmp6, side+": too many echoes over IPv6")...)
+	return Chain{Name: name, Rules: append(rules,
 		Rule{Match: Match{Family: 4, Proto: IGMP}, Verdict: Accept},
 		Rule{Match: Match{Proto: UDP, Ports: Port(mdns)}, Verdict: Accept},
 	)}
