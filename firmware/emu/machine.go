@@ -1,10 +1,6 @@
 package emu
 
-import (
-	"errors"
-	"fmt"
-	"net/netip"
-)
+import "fmt"
 
 // Machine is a kind of board.
 type Machine string
@@ -39,17 +35,7 @@ type Config struct {
 // NIC is a network card.
 type NIC struct {
 	MAC   string
-	Cable *Cable // the network; nil is QEMU's own with Forward
-	// Network and Forward make a network of the machine and this host alone, in which the host has the network's second
-	// address. What reaches Forward[i].Host is passed to the machine.
-	Network netip.Prefix
-	Forward []Forward
-}
-
-// Forward is a port of this host that leads to one of the machine.
-type Forward struct {
-	Protocol    string // tcp or udp
-	Host, Guest netip.AddrPort
+	Cable *Cable
 }
 
 // arguments are QEMU's. files are the numbers under which QEMU finds the connections it inherits.
@@ -100,13 +86,10 @@ func (c Config) arguments(files inherited) ([]string, error) {
 		return nil, fmt.Errorf("machine %q: not known", c.Machine)
 	}
 	for i, n := range c.NICs {
-		back := fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", i, files.nics[i])
 		if n.Cable == nil {
-			var err error
-			if back, err = n.user(i); err != nil {
-				return nil, err
-			}
+			return nil, fmt.Errorf("network card %s: no cable", n.MAC)
 		}
+		back := fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", i, files.nics[i])
 		a = append(a, "-netdev", back, "-device", fmt.Sprintf("%snetdev=net%d,id=nic%d,mac=%s", card, i, i, n.MAC))
 	}
 	return a, nil
@@ -121,24 +104,8 @@ func (c Config) virtSize() []string {
 	return []string{"-cpu", "cortex-a53", "-smp", "1", "-m", fmt.Sprint(memory)}
 }
 
-// user is the argument for QEMU's own network.
-func (n NIC) user(i int) (string, error) {
-	if !n.Network.IsValid() || !n.Network.Addr().Is4() {
-		return "", errors.New("network card: neither a cable nor an IPv4 network")
-	}
-	host := n.Network.Masked().Addr().Next().Next()
-	s := fmt.Sprintf("user,id=net%d,net=%s,host=%s,restrict=on", i, n.Network.Masked(), host)
-	for _, f := range n.Forward {
-		s += fmt.Sprintf(",hostfwd=%s:%s-%s", f.Protocol, colon(f.Host), colon(f.Guest))
-	}
-	return s, nil
-}
-
-// colon is QEMU's way to write an IPv4 address and port.
-func colon(a netip.AddrPort) string { return fmt.Sprintf("%s:%d", a.Addr(), a.Port()) }
-
 // inherited are file numbers in QEMU.
 type inherited struct {
 	console, qmp, agent int
-	nics                []int // by the index of the card; 0 without a cable
+	nics                []int // by the index of the card
 }

@@ -2,7 +2,6 @@ package emu
 
 import (
 	"bytes"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,14 +24,10 @@ func TestArguments(t *testing.T) {
 		{"what was written stays written", Config{Machine: Virt, Disk: "c"}, "cache=writethrough"},
 		{"two cards", Config{Machine: Virt, NICs: []NIC{nic, nic}}, "addr.type=fd,addr.str=7"},
 		{"watchdog", Config{Machine: Virt, Watchdog: true}, "i6300esb"},
-		{"network with the host", Config{Machine: Virt, NICs: []NIC{{
-			MAC: "02:00:00:00:00:01", Network: netip.MustParsePrefix("10.73.0.0/16"),
-			Forward: []Forward{{"tcp", netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("10.73.0.1:80")}},
-		}}}, "host=10.73.0.2,restrict=on,hostfwd=tcp:127.0.0.1:8080-10.73.0.1:80"},
 		{"Pi 4 with a network", Config{Machine: Pi4, NICs: []NIC{nic}}, ""},
 		{"Pi 3 with two", Config{Machine: Pi3, NICs: []NIC{nic, nic}}, ""},
 		{"Pi with a watchdog", Config{Machine: Pi3, Watchdog: true}, ""},
-		{"card without a network", Config{Machine: Virt, NICs: []NIC{{}}}, ""},
+		{"card without a cable", Config{Machine: Virt, NICs: []NIC{{}}}, ""},
 		{"no such board", Config{Machine: "raspi9"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

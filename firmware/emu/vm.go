@@ -85,7 +85,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	}
 	for i, nic := range c.NICs {
 		if nic.Cable == nil {
-			continue
+			continue // which arguments refuses
 		}
 		ours, other, err := socketPair()
 		if err != nil {

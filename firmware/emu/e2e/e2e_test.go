@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,15 +238,6 @@ func status(ctx context.Context, v *emu.VM, at emu.Place) (ui.Status, error) {
 		return s, err
 	}
 	return s, json.Unmarshal([]byte(out), &s)
-}
-
-// freePort is a port of this host that nobody uses at the moment.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func contains(lines []emu.Line, text string) bool {
