@@ -25,7 +25,7 @@ const Env = "FIELDKIT_INIT"
 
 // Bounds of what is said.
 const (
-	MaxPacket = 16 << 10 // bytes of one packet
+	MaxPacket = 64 << 10 // bytes of one packet; a Boot with all that these bounds allow fits, however JSON writes it
 	MaxStages = 32       // of a timeline; further ones are dropped
 	MaxName   = 64       // bytes of the name of a stage
 	MaxNotes  = 16       // of PID 1

@@ -147,3 +147,19 @@ func TestNoHello(t *testing.T) {
 		t.Error("a file descriptor that is no number was taken")
 	}
 }
+
+// A Boot that is too large for a packet would keep the daemon from ever starting, and part of it is what tools said of a
+// card that may hold anything.
+func TestTheLargestBootFitsIntoAPacket(t *testing.T) {
+	b := Boot{Trial: true, Disk: "/dev/mmcblk0", NewBoard: true, Serial: strings.Repeat("<", 64)}
+	for range MaxStages {
+		b.Stages = append(b.Stages, Stage{strings.Repeat("\x01", MaxName), 1 << 62})
+	}
+	for range MaxNotes {
+		b.Notes = append(b.Notes, Note{AboutWatchdog, true, strings.Repeat("\x01", MaxText)})
+	}
+	p, err := json.Marshal(Reply{Boot: &b})
+	if err != nil || len(p) > MaxPacket {
+		t.Errorf("%d bytes: %v", len(p), err)
+	}
+}
