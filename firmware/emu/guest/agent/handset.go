@@ -50,7 +50,12 @@ func post(args []string) error {
 		return err
 	}
 	defer f.Close()
-	r, err := http.Post(args[2], args[1], f)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, args[2], f)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", args[1])
+	r, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,11 @@ func get(args []string) error {
 		Timeout:       10 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	r, err := c.Get(args[0])
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, args[0], nil)
+	if err != nil {
+		return err
+	}
+	r, err := c.Do(req)
 	if err != nil {
 		return err
 	}
