@@ -125,6 +125,7 @@ type Status struct {
 type Update struct {
 	Share bool   `toml:"share"` // offer it to neighbours, and take a newer one from them
 	Port  uint16 `toml:"port"`  // TCP, on the links, where kits speak of it
+	Trial int    `toml:"trial"` // seconds that a new system has to become healthy
 }
 
 // Board is the LEDs and the button.
@@ -178,7 +179,7 @@ func Default() *Config {
 		SIP:    SIP{Port: 5060},
 		Media:  Media{FirstPort: 20000, LastPort: 29999, MaxCalls: 100},
 		Status: Status{Listen: ":80"},
-		Update: Update{Share: true, Port: 6085},
+		Update: Update{Share: true, Port: 6085, Trial: 540},
 		Board: Board{Pins: Pins{
 			Power: "GPIO5", Phones: "GPIO6", LinkBlue: "GPIO13", LinkYellow: "GPIO12", Red: "GPIO16", Button: "GPIO17", Single: "ACT",
 		}},
@@ -348,6 +349,7 @@ func (c *Config) Validate() error {
 	}
 	want(c.Link.RelayPort != 0 && c.Link.RelayPort != c.Link.Port, "link.relay_port", c.Link.RelayPort, "1 to 65535, and not link.port")
 	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
+	want(c.Update.Trial >= 60 && c.Update.Trial <= 540, "update.trial", c.Update.Trial, "60 to 540 seconds")
 	want(c.Update.Port != 0 && c.Update.Port != c.Link.Port, "update.port", c.Update.Port, "1 to 65535, and not link.port")
 	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
 	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")

@@ -82,6 +82,7 @@ listen = "127.0.0.1:8080"
 [update]
 share = false
 port = 6185
+trial = 120
 [board]
 simulated = true
 [board.pins]
@@ -172,6 +173,8 @@ func TestErrors(t *testing.T) {
 		{"[media]\nlast_port = 20010", `key "media.last_port": 20010: want room for 100 calls`},
 		{"[media]\nmax_calls = 0", `key "media.max_calls"`},
 		{"[update]\nport = 0", `key "update.port"`},
+		{"[update]\ntrial = 59", `key "update.trial": 59`},
+		{"[update]\ntrial = 541", `key "update.trial": 541`},
 		{"[update]\nport = 6084", `key "update.port"`},
 		{"[status]\nlisten = 'here'", `key "status.listen"`},
 		{"[status]\nlisten = ':99999'", `key "status.listen"`},

@@ -71,7 +71,7 @@ func (k *Kit) startUpdating() error {
 	}
 	k.update.updater, err = update.New(update.Config{
 		System: update.System{Release: release, Boards: boards(), Slot: slot},
-		ID:     k.id.NodeID().String(), Trial: k.boot.Trial(), Crash: crashOf(crashLogs),
+		ID:     k.id.NodeID().String(), Trial: k.boot.Trial(), Limit: time.Duration(k.cfg.Update.Trial) * time.Second, Crash: crashOf(crashLogs),
 		Open: k.openCard, Items: k.store, Init: k.boot,
 		Verify: func(blob, signature []byte) error { return k.mission.Load().VerifyUpdate(blob, signature) },
 		Sign:   k.signUpdate, World: k.worldOfUpdate,

@@ -28,7 +28,6 @@ const (
 const (
 	quietFor     = 30 * time.Second // without a call before a reboot: who redials has not hung up
 	greenFor     = 20 * time.Second // healthy before a slot is committed
-	trialLimit   = 9 * time.Minute  // to become so; below the 10 min of PID 1, so that the new system can say why not
 	rebootLimit  = 2 * time.Minute  // for PID 1 to restart the kit
 	retryPause   = 10 * time.Minute // after a reboot that could not be asked for
 	maxFailed    = 16               // rollbacks remembered
@@ -99,6 +98,7 @@ type Machine struct {
 	sys   System
 	id    string // of the kit among its neighbours
 	trial bool
+	limit time.Duration
 	rec   Record
 
 	state     State
@@ -115,18 +115,26 @@ type Machine struct {
 	gaveUp    bool
 }
 
+// MaxTrial is how long a system on trial may take to become healthy, at most; below the 10 min of PID 1, so that the new
+// system can say why not.
+const MaxTrial = 9 * time.Minute
+
 // Start is how a Machine begins.
 type Start struct {
 	System System
-	ID     string // Node-ID
-	Trial  bool   // this boot tries a slot once
+	ID     string        // Node-ID
+	Trial  bool          // this boot tries a slot once
+	Limit  time.Duration // of a trial; 0 or more than MaxTrial: MaxTrial
 	Record Record
 	Crash  string // what the system before the last reboot said when it died, "" if nothing is known
 }
 
 // NewMachine works out from what was kept how the last update went on.
 func NewMachine(now time.Time, s Start) (*Machine, []Action) {
-	m := &Machine{sys: s.System, id: s.ID, trial: s.Trial, rec: s.Record, state: Idle, since: now, quiet: now, notBefore: now}
+	m := &Machine{sys: s.System, id: s.ID, trial: s.Trial, limit: MaxTrial, rec: s.Record, state: Idle, since: now, quiet: now, notBefore: now}
+	if s.Limit > 0 {
+		m.limit = min(s.Limit, MaxTrial)
+	}
 	p := m.rec.Pending
 	switch {
 	case m.trial:
@@ -362,7 +370,7 @@ func (m *Machine) judgeTrial(now time.Time, w World) []Action {
 	case len(wrong) > 0:
 		m.green = time.Time{}
 		m.why = bounded("not healthy: " + strings.Join(wrong, "; "))
-		if now.Sub(m.since) >= trialLimit {
+		if now.Sub(m.since) >= m.limit {
 			return m.giveUp(now, m.why)
 		}
 	}

@@ -301,10 +301,15 @@ func offerOf(m *Machine) ([]byte, State, bool) {
 }
 
 func TestTrialThatDoesNotGetHealthyGoesBack(t *testing.T) {
-	m := onTrial()
-	d, a := until(m, t0, time.Hour, World{Wrong: []Problem{{"overlay port", "no answer"}}})
-	if !slices.Equal(a, []Action{Keep, GiveUp}) || d != trialLimit {
-		t.Fatalf("%v after %v", a, d)
+	var m *Machine
+	var d time.Duration
+	for _, c := range []struct{ limit, want time.Duration }{{time.Minute, time.Minute}, {time.Hour, MaxTrial}, {0, MaxTrial}} {
+		m, _ = NewMachine(t0, Start{System: system(7, card.B), Trial: true, Limit: c.limit, Record: trialRecord()})
+		var a []Action
+		d, a = until(m, t0, time.Hour, World{Wrong: []Problem{{"overlay port", "no answer"}}})
+		if !slices.Equal(a, []Action{Keep, GiveUp}) || d != c.want {
+			t.Fatalf("limit %v: %v after %v", c.limit, a, d)
+		}
 	}
 	if _, again := until(m, t0.Add(d), time.Hour, World{}); again != nil {
 		t.Errorf("it got well after it gave up: %v", again)

@@ -44,9 +44,10 @@ type Init interface {
 // Config is what an Updater is made of. All but Crash, Sign and what has a default are required.
 type Config struct {
 	System System
-	ID     string // Node-ID of the kit
-	Trial  bool   // this boot tries a slot once
-	Crash  string // see Start
+	ID     string        // Node-ID of the kit
+	Trial  bool          // this boot tries a slot once
+	Limit  time.Duration // see Start
+	Crash  string        // see Start
 
 	Open   func() (Disk, error) // the card; called when there is something to read or write
 	Items  Items
@@ -113,7 +114,7 @@ func New(cfg Config) (*Updater, error) {
 	}
 	now := cfg.Now()
 	u := &Updater{cfg: cfg, ask: make(chan func(time.Time))}
-	u.m, u.todo = NewMachine(now, Start{System: cfg.System, ID: cfg.ID, Trial: cfg.Trial, Record: rec, Crash: cfg.Crash})
+	u.m, u.todo = NewMachine(now, Start{System: cfg.System, ID: cfg.ID, Trial: cfg.Trial, Limit: cfg.Limit, Record: rec, Crash: cfg.Crash})
 	u.publish(now)
 	return u, nil
 }

@@ -156,8 +156,8 @@ func committedSlot(t *testing.T, img string) card.Slot {
 	return s
 }
 
-// A system that does not start, and one that hangs, are tried once and left again by themselves, and the kit says why. A
-// good one is committed, and boots from then on.
+// A system that does not start, one that hangs and one of which a part does not work are tried once and left again by
+// themselves, and the kit says why. A good one is committed, and boots from then on.
 func TestUpdates(t *testing.T) {
 	t.Parallel()
 	ctx := limit(t, 15*time.Minute)
@@ -174,9 +174,10 @@ func TestUpdates(t *testing.T) {
 	crash, crashing := send(m, 10, map[string][]byte{"init": []byte("no program\n")})
 	good, newer := send(m, 20, nil)
 	hang, hanging := send(m, 30, nil)
+	unwell, ailing := send(m, 35, nil)
 	strange, _ := send(foreign, 40, nil)
 
-	img := newCard(t, filepath.Join(product.image(t, image.KernelPi), image.ImageFile), personal(t, m, 101, ""))
+	img := newCard(t, filepath.Join(product.image(t, image.KernelPi), image.ImageFile), personal(t, m, 101, "[update]\ntrial = 60\n"))
 	b := newBoard(t, emu.Options{Machine: emu.Virt, Memory: 1024, Card: img, Serial: "00000000cafe0101", Payload: payload})
 	v := up(ctx, t, on(ctx, t, b))
 	if u := updateOf(ctx, t, v, update.Idle); u.Slot != "A" || u.Trial {
@@ -221,6 +222,24 @@ func TestUpdates(t *testing.T) {
 	must(t, err)
 	showOnFailure(t, v)
 	if u := updateOf(ctx, t, up(ctx, t, v), update.RolledBack); u.Slot != "B" || u.Last.Sequence != hanging.Sequence {
+		t.Fatalf("%+v", u)
+	}
+
+	t.Log("a system of which a part does not work")
+	v = up(ctx, t, sendUpdate(ctx, t, b, v, unwell))
+	h, err := v.Agent.Begin(ctx, emu.Place{}, "hold", mission.Server+":53")
+	must(t, err)
+	out, err = v.Agent.Run(ctx, emu.Place{}, "daemon")
+	must(t, err)
+	pid, err = strconv.Atoi(strings.TrimSpace(out))
+	must(t, err)
+	must(t, v.Agent.Signal(ctx, pid, syscall.SIGKILL)) // its port is taken when PID 1 starts it again
+	_, err = h.Output().Wait(ctx, 0, "holding")
+	must(t, err)
+	v, err = b.Reset(ctx)
+	must(t, err)
+	showOnFailure(t, v)
+	if u := updateOf(ctx, t, up(ctx, t, v), update.RolledBack); u.Slot != "B" || u.Last.Sequence != ailing.Sequence || !strings.Contains(u.Last.Why, "parts/dns") {
 		t.Fatalf("%+v", u)
 	}
 

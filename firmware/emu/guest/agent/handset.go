@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -28,7 +29,7 @@ func handset(args []string) error {
 	}
 	commands := map[string]func([]string) error{
 		"get": get, "post": post, "netns": makeNetns, "phy": movePhy, "up": bringUp, "dhcp": lease, "phone": runPhone, "sleep": sleep, "daemon": findDaemon, "alone": alone,
-		"wire": wire, "wpa": wpa,
+		"wire": wire, "wpa": wpa, "hold": hold,
 	}
 	c, ok := commands[args[0]]
 	if !ok {
@@ -38,6 +39,30 @@ func handset(args []string) error {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	return nil
+}
+
+// hold takes a TCP address as soon as nobody else has it, says so, and keeps it.
+func hold(args []string) error {
+	if len(args) != 1 {
+		return errors.New("one address")
+	}
+	for {
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", args[0])
+		if err != nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		fmt.Println("holding")
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			if err := c.Close(); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // post sends a file of a media type, as a browser or a program sends an update, and prints the answer.
