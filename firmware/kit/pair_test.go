@@ -122,7 +122,7 @@ func TestRestartNeedsAnEndOfAllParts(t *testing.T) {
 		{nil, ErrRestart, ErrRestart},
 		{stuck, ErrRestart, stuck},
 	} {
-		if got := k.ended(c.err, c.cause); !errors.Is(got, c.want) || c.want == nil && got != nil || c.want == stuck && errors.Is(got, ErrRestart) {
+		if got := k.ended(c.err, c.cause); !errors.Is(got, c.want) || c.want == nil && got != nil || errors.Is(c.want, stuck) && errors.Is(got, ErrRestart) {
 			t.Errorf("%v because of %v: %v", c.err, c.cause, got)
 		}
 	}

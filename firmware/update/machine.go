@@ -229,10 +229,10 @@ func (m *Machine) Accept(now time.Time, h card.Header, header []byte, byPerson b
 }
 
 func (m *Machine) judge(f card.Manifest, byPerson bool) error {
-	switch {
-	case m.state == Receiving:
+	switch m.state {
+	case Receiving:
 		return fmt.Errorf("%w: %s is being received", ErrBusy, m.receiving.Manifest.Release.Version)
-	case m.state == Trying:
+	case Trying:
 		return fmt.Errorf("%w: it is being tried", ErrBusy)
 	}
 	return m.wants(f, byPerson)

@@ -498,7 +498,7 @@ func (s *Share) fetch(ctx context.Context, p Peer) error {
 	u := s.cfg.Updater
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
-	r, err := s.request(ctx, p, bundlePath)
+	r, err := s.request(ctx, p, bundlePath) //nolint:bodyclose // it is, below; the reader in between hides it
 	if err != nil {
 		u.fetchFails.Add(1)
 		return err
