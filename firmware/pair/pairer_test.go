@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -262,8 +263,23 @@ func TestStrangersOnTheLink(t *testing.T) {
 			send(b)
 		}
 		victim.do("stats")
-		send(beacon{id: id(1), port: 1}.encode())
-		send(beacon{id: id(2), port: 1}.encode())
+		// A kit repeats itself: who searches may not listen on every link yet.
+		over := make(chan struct{})
+		var repeating sync.WaitGroup
+		repeating.Go(func() {
+			for tick := time.NewTicker(100 * time.Millisecond); ; <-tick.C {
+				select {
+				case <-over:
+					tick.Stop()
+					return
+				default:
+				}
+				_, _ = conn.WriteTo(beacon{id: id(1), port: 1}.encode(), mallory.group())
+				_, _ = conn.WriteTo(beacon{id: id(2), port: 1}.encode(), mallory.group())
+			}
+		})
+		defer repeating.Wait()
+		defer close(over)
 		victim.ends(Crowd)
 	})
 	t.Run("no handshakes but of the protocol", func(t *testing.T) {
