@@ -227,6 +227,7 @@ func TestUpdates(t *testing.T) {
 
 	t.Log("a system of which a part does not work")
 	v = up(ctx, t, sendUpdate(ctx, t, b, v, unwell))
+	updateOf(ctx, t, v, update.Trying)
 	h, err := v.Agent.Begin(ctx, emu.Place{}, "hold", mission.Server+":53")
 	must(t, err)
 	out, err = v.Agent.Run(ctx, emu.Place{}, "daemon")
