@@ -135,9 +135,12 @@ func (p *played) answer(r request) (code int, end bool) {
 		what, value, _ := strings.Cut(rest, " ")
 		switch what {
 		case "EVENT":
+			// Answered first: who watches may end this program for the event.
+			_, _ = r.on.WriteToUnix([]byte(reply), r.from)
 			for path, c := range p.attached {
 				_, _ = c.WriteToUnix([]byte(value), &net.UnixAddr{Name: path, Net: "unixgram"})
 			}
+			return 0, false
 		case "STATIONS":
 			for i, n := range strings.Fields(value) {
 				_, _ = fmt.Sscan(n, &p.stations[i])

@@ -350,7 +350,7 @@ func (c *Config) Validate() error {
 	want(c.Link.RelayPort != 0 && c.Link.RelayPort != c.Link.Port, "link.relay_port", c.Link.RelayPort, "1 to 65535, and not link.port")
 	want(c.SIP.Port != 0, "sip.port", c.SIP.Port, "1 to 65535")
 	want(c.Update.Trial >= 60 && c.Update.Trial <= 540, "update.trial", c.Update.Trial, "60 to 540 seconds")
-	want(c.Update.Port != 0 && c.Update.Port != c.Link.Port, "update.port", c.Update.Port, "1 to 65535, and not link.port")
+	want(!c.Update.Share || c.Update.Port != 0 && c.Update.Port != c.Link.Port, "update.port", c.Update.Port, "1 to 65535, and not link.port")
 	want(c.Media.FirstPort >= 1024 && c.Media.FirstPort < c.Media.LastPort, "media.first_port", c.Media.FirstPort, fmt.Sprintf("1024 to media.last_port (%d)", c.Media.LastPort))
 	want(c.Media.MaxCalls >= 1 && c.Media.MaxCalls <= 1000, "media.max_calls", c.Media.MaxCalls, "1 to 1000")
 	// Every call takes an RTP and an RTCP port for each of its two legs.

@@ -128,6 +128,7 @@ func (k *Kit) config(neighbours []string) string {
 	if len(neighbours) > 0 {
 		fmt.Fprintf(&b, "neighbours = [\"%s\"]\n", strings.Join(neighbours, `", "`))
 	}
+	b.WriteString("\n[update]\nshare = false\n") // there is nothing to update; its port may be one of a kit beside
 	fmt.Fprintf(&b, "\n[status]\nlisten = %q\n", k.at.status)
 	fmt.Fprintf(&b, "\n[log]\nlevel = %q\n", k.level)
 	return b.String()
