@@ -12,6 +12,7 @@ const (
 	scanAlone       = 15 * time.Second // between scans while this kit is linked to no other
 	scanLinked      = time.Minute      // while it is
 	sharedFactor    = 2                // scanning takes the one radio from the handsets for a moment
+	spread          = 3                // the part of a pause that chance may leave out is one in so many
 	patience        = 75 * time.Second // for a kit that is to join this one, before this one joins it
 	proveWithin     = 45 * time.Second // from the association until the overlay counts the other kit in
 	lostWithin      = 20 * time.Second // without association, before another way is looked for
@@ -48,6 +49,8 @@ type input struct {
 	heard   []Heard
 	linked  bool // the association is there
 	ended   bool // the join came to an end by itself
+	// chance is of [0, 1), anew in each step.
+	chance float64
 }
 
 // output is what is to be done.
@@ -114,6 +117,9 @@ func (c *chooser) step(now time.Time, in input) output {
 	if in.Shared {
 		pause *= sharedFactor
 	}
+	// A kit whose one radio scans leaves its own channel and is not heard. Two that were switched on together must not scan
+	// at the same moments for ever.
+	pause -= time.Duration(in.chance * float64(pause/spread))
 	c.nextScan = now.Add(pause)
 	return output{scan: true}
 }

@@ -103,6 +103,28 @@ func TestHowOftenItScans(t *testing.T) {
 	}
 }
 
+// Two kits with one radio each that scan at the same moment do not hear each other: they must not do so again and again.
+func TestScansDoNotStayInStep(t *testing.T) {
+	second := func(chance float64) time.Duration {
+		c, n := newChooser(), 0
+		in := input{World: world(func(w *World) { w.Shared = true }), chance: chance}
+		for at := time.Duration(0); ; at += time.Second {
+			if c.step(began.Add(at), in).scan {
+				if n++; n == 2 {
+					return at
+				}
+			}
+		}
+	}
+	longest, shortest := second(0), second(0.99)
+	if longest != sharedFactor*scanAlone {
+		t.Errorf("second scan after %v", longest)
+	}
+	if d := longest - shortest; d < 5*time.Second || shortest < longest/2 {
+		t.Errorf("second scan after %v to %v", shortest, longest)
+	}
+}
+
 // joinedTo is a chooser that joined a kit at the beginning and is associated.
 func joinedTo(t *testing.T, node string) *chooser {
 	t.Helper()

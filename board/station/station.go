@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -171,7 +172,7 @@ func (r *runner) step(ctx context.Context) {
 	if !r.prepare() {
 		return
 	}
-	in := input{World: r.cfg.World()}
+	in := input{World: r.cfg.World(), chance: rand.Float64()}
 	in.Shared = r.radio.Shared
 	if r.scan {
 		r.scan = false
