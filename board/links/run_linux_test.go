@@ -276,9 +276,7 @@ func TestStartedAgain(t *testing.T) {
 		})
 		return n
 	}
-	if n := rules(); n != 2 {
-		t.Errorf("%d routing rules, want one for each family", n)
-	}
+	eventually(t, 2*time.Second, "a routing rule for each family", func() bool { return rules() == 2 })
 	if err := a.Delete("eth0"); err != nil {
 		t.Fatal(err)
 	}
