@@ -9,17 +9,24 @@ import (
 
 	"fieldkit/firmware/card"
 	"fieldkit/firmware/emu"
+	"fieldkit/firmware/image"
 )
 
 // emulateCommand is `fieldkit emulate`.
 type emulateCommand struct {
-	Image   string `arg:"" optional:"" help:"Image of a card. It is not changed: the board gets a copy." default:"build/card/card.img" type:"existingfile"`
+	Image   string `arg:"" optional:"" help:"Image of a card, build/card/card.img if not given. It is not changed: the board gets a copy." type:"existingfile"`
 	Machine string `help:"Board: ${enum}." enum:"raspi3b,raspi4b,virt" default:"raspi3b"`
 	Keep    string `help:"Keep the board's card in this file, and go on with it if it is there." placeholder:"FILE"`
 }
 
 // Run boots the image on this machine and shows its console and its LEDs until Ctrl-C.
 func (c emulateCommand) Run(ctx context.Context) (err error) {
+	if c.Image == "" { // no default of the tag, which kong leaves out for files
+		c.Image = filepath.Join("build", "card", image.ImageFile)
+		if _, err := os.Stat(c.Image); err != nil {
+			return fmt.Errorf("%w: make image builds it", err)
+		}
+	}
 	dir, err := os.MkdirTemp("", "fieldkit-emulate-")
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ type imageCommand struct {
 	Count   int    `help:"How many cards to make, each with a number and a name." placeholder:"N"`
 	First   int    `help:"Number of the first kit, 100 to 899, from which the others count up; drawn if not given." placeholder:"NUMBER"`
 	Base    string `help:"Image to make the cards of, .img or .img.zst; built if not given." type:"existingfile" placeholder:"FILE"`
-	Out     string `short:"o" help:"Directory to write to; build/card if not given." placeholder:"DIR"`
+	Out     string `short:"o" help:"Directory to write to; build/card if not given, with --base that of the image." placeholder:"DIR"`
 
 	Kernel string `help:"Kernel: rpi for the boards, debian for tests and radio meshes, or a directory with one." default:"rpi"`
 	Source string `help:"The project's source tree." default:"." type:"existingdir" placeholder:"DIR"`
