@@ -104,13 +104,17 @@ func reaper() {
 	if _, _, err := p.run(ctx, "/bin/sh", "-c", "(exit 7) & sleep 60 >/dev/null 2>&1 & exit 0"); err != nil {
 		fmt.Println(err)
 	}
-	fmt.Println("orphans ended:", p.killOrphans())
-	for range 100 {
-		if len(childrenOf(os.Getpid())) == 0 {
-			break
+	left := func(n int) {
+		for range 250 {
+			if len(childrenOf(os.Getpid())) == n {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
+	left(1)
+	fmt.Println("orphans ended:", p.killOrphans())
+	left(0)
 	fmt.Println("left:", len(childrenOf(os.Getpid())))
 	os.Exit(0)
 }
