@@ -146,8 +146,8 @@ talk)
   printf 'no JSON' >&3
   printf '{"mark":{"stage":"SIP","at_ms":12}}' >&3
   printf '{"reboot":"tryboot"}' >&3
-  echo started
   trap 'echo asked to end; exit 0' TERM
+  echo started
   sleep 60 & wait
   ;;
 esac
@@ -169,14 +169,18 @@ func superviseDaemon() {
 	for !strings.Contains(string(said.bytes()), "started") {
 		time.Sleep(5 * time.Millisecond)
 	}
-	time.Sleep(50 * time.Millisecond) // for the trap
 	if err := d.terminate(); err != nil {
 		fmt.Println(err)
 	}
 	fmt.Println(describe(<-d.end))
 	_ = d.kill() // its sleep
 	_ = d.link.Close()
-	time.Sleep(50 * time.Millisecond)
+	for range 250 {
+		if strings.Contains(string(said.bytes()), "asked to end") {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	fmt.Printf("%q\n", said.bytes())
 	d, err = startDaemon(p, "/bin/sh", []string{"sh", "-c", "exit 5"}, initlink.Boot{}, requests, io.Discard)
 	if err == nil {
