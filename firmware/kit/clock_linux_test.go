@@ -51,9 +51,6 @@ func (b *boxed) post(path, body string) (code int, answer string, err error) {
 // Three kits whose boards begin years apart are one ring. Nobody knows the time, so they agree on one; a phone that shows
 // the page of one of them sets all three right.
 func TestOnePhoneSetsTheClocksOfAllKits(t *testing.T) {
-	if testing.Short() {
-		t.Skip("kits as processes, for half a minute")
-	}
 	m, err := mission.New("clocks", mission.Options{})
 	if err != nil {
 		t.Fatal(err)

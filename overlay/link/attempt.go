@@ -256,8 +256,8 @@ func (a *Attempt) connect(ctx context.Context, remote wire.IceParameters, peer w
 		_ = g.Close()
 		return nil, 0, err
 	}
-	c := a.t.remember(a.t.newCarrier(s, g.local, g.remote, a.life, a.end, a.closeAgent), !relayed)
-	c.agentNet, c.check, c.home = a.network, ask.check, a.home
+	overICE := func(c *carrier) { c.agentNet, c.check, c.home = a.network, ask.check, a.home }
+	c := a.t.remember(a.t.newCarrier(s, g.local, g.remote, a.life, a.end, a.closeAgent, overICE), !relayed)
 	a.network.watch.Store(&stunWatch{password: remote.Password, heard: c.alive, now: a.t.cfg.Now})
 	a.handOver()
 	return c, rtt, nil

@@ -66,10 +66,13 @@ type carrier struct {
 }
 
 // newCarrier takes over a finished session. life is cancelled by whatever notices first that the link is gone;
-// release is called after the goodbye.
-func (t *Transport) newCarrier(s *session, local, remote net.Addr, life context.Context, end context.CancelCauseFunc, release func()) *carrier {
+// release is called after the goodbye, set before anybody else sees the carrier.
+func (t *Transport) newCarrier(s *session, local, remote net.Addr, life context.Context, end context.CancelCauseFunc, release func(), set ...func(*carrier)) *carrier {
 	c := &carrier{t: t, sess: s, guard: s.guard, local: addrPortOf(local), remote: addrPortOf(remote), life: life, end: end}
 	c.home = func() netip.Addr { return c.local.Addr() }
+	for _, set := range set {
+		set(c)
+	}
 	c.alive() // the handshake
 	t.links.add(c)
 	t.tasks.add()
